@@ -1,0 +1,1 @@
+"""The networks of DyeNet: tensors in, tensors out."""

@@ -1,0 +1,184 @@
+"""N_feat: the feature network at stride 8 (section 3, feature extraction).
+
+ResNet's conv1 to conv4_x with conv4_x at stride 1 and dilated; MobileNetV2's blocks
+treated alike, with three depths normalised and joined, because its last layer alone
+forgets what a matched part looks like.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v2, resnet18, resnet50, resnet101
+from torchvision.ops import FrozenBatchNorm2d
+
+from models.config import Architecture
+
+STRIDE = 8
+FINE_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Per-channel (x / 255 - mean) / std on RGB."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SYMMETRIC = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def dilate(layer: nn.Module, dilation: int) -> None:
+    """Set the strides in `layer` to 1; dilate every 3x3 but the formerly strided one."""
+    for conv in layer.modules():
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        if conv.stride != (1, 1):
+            conv.stride = (1, 1)
+        elif conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (dilation, dilation)
+
+
+class ResNetFeatures(nn.Module):
+    """conv1 to conv4_x; conv4_x dilated."""
+
+    preprocessing = IMAGENET
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        build = {"resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}[name]
+        net = build(weights=None, norm_layer=FrozenBatchNorm2d)
+        dilate(net.layer3, 2)
+        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
+        wide = name != "resnet18"
+        self.channels = 1024 if wide else 256
+        self.fine_source = 256 if wide else 64
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
+        return self.layer3(self.layer2(fine)), fine
+
+
+class MobileNetFeatures(nn.Module):
+    """features.0 to features.17 at stride 8; depths 6, 13 and 17 normalised and joined."""
+
+    preprocessing = SYMMETRIC
+    channels = 32 + 96 + 320
+    fine_source = 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = mobilenet_v2(weights=None, norm_layer=FrozenBatchNorm2d).features[:18]
+        for i in range(7, 18):
+            dilate(self.features[i], 1 if i == 7 else 2 if i < 15 else 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        joined: list[Tensor] = []
+        fine = x
+        for i, block in enumerate(self.features):
+            x = block(x)
+            if i == 3:
+                fine = x
+            if i in (6, 13, 17):
+                # a unit vector of n channels has elements of about 1 / sqrt(n)
+                joined.append(F.normalize(x.float(), dim=1) * 10)
+        return torch.cat(joined, 1), fine
+
+
+class Backbone(nn.Module):
+    """A feature network with its preprocessing.
+
+    Attributes: `name`, `channels` (C), `stride` (8), `preprocessing`.
+    """
+
+    stride = STRIDE
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.body = MobileNetFeatures() if name == "mobilenet_v2" else ResNetFeatures(name)
+        self.channels: int = self.body.channels
+        self.fine_source: int = self.body.fine_source
+        self.preprocessing: Preprocessing = self.body.preprocessing
+        shape = (1, 3, 1, 1)
+        self.register_buffer(
+            "mean", torch.tensor(self.preprocessing.mean).view(shape) * 255, persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(self.preprocessing.std).view(shape) * 255, persistent=False
+        )
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) uint8 RGB to the network's range and precision."""
+        weight = next(self.body.parameters())
+        scaled = (images.to(torch.float32) - self.mean.float()) / self.std.float()
+        return scaled.to(weight.dtype).contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) uint8 to the features at 1/8 and 1/4."""
+        return self.body(self.preprocess(images))
+
+
+class Trunk(nn.Module):
+    """The backbone and the thin stride-4 projection: all that reads pixels (N_feat)."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.backbone = Backbone(architecture.backbone)
+        self.channels = self.backbone.channels
+        self.f4: nn.Conv2d | None = None
+        if architecture.refine > 1:
+            self.f4 = nn.Conv2d(self.backbone.fine_source, architecture.fine_channels, 1)
+            nn.init.orthogonal_(self.f4.weight)
+            nn.init.zeros_(self.f4.bias)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features of a batch of frames.
+
+        images: (N, 3, H, W) uint8 RGB.
+        Returns f (N, C, ceil(H/8), ceil(W/8)) and, with refinement,
+        f4 (N, C4, ceil(H/4), ceil(W/4)).
+        """
+        coarse, fine = self.backbone(images)
+        return coarse, None if self.f4 is None else self.f4(fine)
+
+
+def batch_norms(module: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:
+    """Parents with the names of each convolution and the frozen norm that follows it."""
+    for parent in module.modules():
+        previous = ""
+        for name, child in parent.named_children():
+            if isinstance(child, FrozenBatchNorm2d) and previous:
+                yield parent, previous, name
+            previous = name if isinstance(child, nn.Conv2d) else ""
+
+
+def fold_batch_norms(module: nn.Module) -> None:
+    """Fold every frozen batch norm into the convolution before it, in place.
+
+    For inference only: the result is the same up to rounding and saves a pass over
+    every activation.
+    """
+    for parent, conv_name, norm_name in list(batch_norms(module)):
+        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        with torch.no_grad():
+            conv.weight.mul_(scale.view(-1, 1, 1, 1))
+            bias = norm.bias - norm.running_mean * scale
+            conv.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias * scale)
+        setattr(parent, norm_name, nn.Identity())
+
+
+def output_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """(ceil(H / stride), ceil(W / stride))."""
+    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)

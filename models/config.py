@@ -1,0 +1,109 @@
+"""The architecture: every choice that fixes the shape of a weight."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+BACKBONES = ("resnet101", "resnet50", "resnet18", "mobilenet_v2")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shapes of all modules; the defaults are the paper's network.
+
+    Where the paper is silent (hidden channels, widths) the values follow its parts:
+    conv5_x of ResNet-101 has 512 planes and reads 1024 channels.
+    """
+
+    backbone: str = "resnet101"
+    roi_size: int = 28
+    """m: side of RoI features, hidden state and recurrent mask (section 3.1)"""
+    margin: float = 0.15
+    """share of the tight box's side added on each side to make the RoI box"""
+    fusion: int = 1024
+    """channels after the 1x1 convolution that joins h, x and the mask in N_R"""
+    planes: int = 512
+    """planes of the conv5_x bottlenecks; they put out four times as many channels"""
+    blocks: int = 3
+    """bottlenecks in conv5_x"""
+    norm: str = "frozen"
+    """normalisation inside conv5_x: `frozen` batch norm (pretrained) or `group`"""
+    hidden: int = 512
+    """d: channels of the hidden state h"""
+    reid_planes: int = 512
+    reid_size: int = 28
+    """side of the RoI features that the Re-ID network reads"""
+    embedding: int = 256
+    """length of an embedding (section 3.1)"""
+    rpn_width: int = 512
+    anchors: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """anchor sides in px; ratios are 1:2, 1:1 and 2:1"""
+    refine: int = 1
+    """factor of the refinement inside N_O: 1 is off (the paper), 2 or 4"""
+    fine_channels: int = 32
+    """channels of the thin stride-4 features that refinement reads"""
+    memory: bool = False
+    """appearance memory of the starting frame as a further input of N_R (an extension)"""
+    memory_keys: int = 128
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone = {self.backbone!r}: must be one of {', '.join(BACKBONES)}")
+        if self.refine not in (1, 2, 4):
+            raise ValueError(f"refine = {self.refine}: must be 1, 2 or 4")
+        object.__setattr__(self, "anchors", tuple(self.anchors))
+
+    @property
+    def mask_size(self) -> int:
+        """s: side of every stored box mask."""
+        return self.roi_size * self.refine
+
+    @classmethod
+    def paper(cls) -> Architecture:
+        """The network of the paper, on ResNet-101."""
+        return cls()
+
+    @classmethod
+    def compact(cls, backbone: str = "mobilenet_v2") -> Architecture:
+        """The shipped model: the same classes, smaller, with both extensions."""
+        return cls(
+            backbone=backbone,
+            margin=0.25,
+            fusion=256,
+            planes=64,
+            norm="group",
+            hidden=256,
+            reid_planes=64,
+            reid_size=14,
+            rpn_width=128,
+            refine=2,
+            fine_channels=24,
+            memory=True,
+        )
+
+    @classmethod
+    def tiny(cls) -> Architecture:
+        """For tests: every part present, everything narrow."""
+        return cls(
+            backbone="resnet18",
+            roi_size=8,
+            fusion=16,
+            planes=8,
+            blocks=1,
+            norm="group",
+            hidden=16,
+            reid_planes=8,
+            reid_size=8,
+            embedding=256,
+            rpn_width=16,
+            anchors=(16, 32, 64),
+            refine=2,
+            fine_channels=8,
+            memory=True,
+            memory_keys=16,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "anchors": list(self.anchors)}

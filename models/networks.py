@@ -1,0 +1,289 @@
+"""The networks of one weights file, ready for inference: what the stages call.
+
+Arrays in, arrays out. RoIs run in chunks of one fixed shape, padded, so that a result
+never depends on what else happened to be in its batch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import geometry, propagation
+from models.backbone import STRIDE, Trunk, fold_batch_norms
+from models.config import Architecture
+from models.mask_network import MaskNetwork
+from models.memory import Memory
+from models.msk import MSK
+from models.propagation import Recurrence
+from models.reid_network import ReIDNetwork
+from models.remp import ReMP
+from models.rpn import RPN
+
+MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
+ROI_CHUNK = 20
+"""RoIs that embed() and masks() run together"""
+STEP_CHUNK = {"cpu": 1, "cuda": 8}
+"""objects that step() runs together: one alone fills a CPU"""
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass
+class State:
+    """N objects on their way through one video, each with its own tensors."""
+
+    parts: list[Recurrence]
+    areas: Array
+    """(N,) px with probability over 0.5"""
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, chosen: Sequence[int] | slice) -> State:
+        rows = range(len(self))[chosen] if isinstance(chosen, slice) else chosen
+        return State([self.parts[i] for i in rows], self.areas[list(rows)])
+
+    @staticmethod
+    def cat(states: Sequence[State]) -> State:
+        """Join states of objects that have reached the same frame."""
+        return State(
+            [part for state in states for part in state.parts],
+            np.concatenate([state.areas for state in states]),
+        )
+
+    @property
+    def boxes(self) -> Array:
+        """RoI boxes (N, 4) float32 px."""
+        return np.concatenate([p.boxes.float().cpu().numpy() for p in self.parts])
+
+    @property
+    def masks(self) -> npt.NDArray[np.uint8]:
+        """(N, s, s) probability * 255."""
+        return np.concatenate([to_bytes(p.mask[:, 0]) for p in self.parts])
+
+    @property
+    def alive(self) -> npt.NDArray[np.bool_]:
+        """(N,) False where the warped mask was empty."""
+        return np.concatenate([p.alive.cpu().numpy() for p in self.parts])
+
+    @property
+    def attention(self) -> Array | None:
+        """a_j (N, m, m) of the last step, None before it or without attention."""
+        maps = [p.attention for p in self.parts]
+        if any(a is None for a in maps):
+            return None
+        return np.concatenate([a[:, 0].float().cpu().numpy() for a in maps if a is not None])
+
+
+def to_bytes(probability: Tensor) -> npt.NDArray[np.uint8]:
+    """Probabilities to uint8, 255 being 1."""
+    return (probability.float() * 255).round().to(torch.uint8).cpu().numpy()
+
+
+class Networks:
+    """Modules of one architecture on one device in one precision.
+
+    Attributes `trunk`, `rpn`, `mask`, `reid`, `remp`, `remp_plain`, `msk` are None where
+    the weights file has no such module.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        modules: Mapping[str, nn.Module],
+        device: str = "cpu",
+        precision: str = "bf16",
+    ) -> None:
+        self.architecture = architecture
+        self.device = torch.device(device)
+        self.precision = precision
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        ready = {name: self._prepare(module) for name, module in modules.items()}
+        self.trunk: Trunk | None = ready.get("trunk")  # type: ignore[assignment]
+        self.rpn: RPN | None = ready.get("rpn")  # type: ignore[assignment]
+        self.mask: MaskNetwork | None = ready.get("mask")  # type: ignore[assignment]
+        self.reid: ReIDNetwork | None = ready.get("reid")  # type: ignore[assignment]
+        self.remp: ReMP | None = ready.get("remp")  # type: ignore[assignment]
+        self.remp_plain: ReMP | None = ready.get("remp_plain")  # type: ignore[assignment]
+        self.msk: MSK | None = ready.get("msk")  # type: ignore[assignment]
+
+    def _prepare(self, module: nn.Module) -> nn.Module:
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        fold_batch_norms(module)
+        return module.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No gradients, no version counters."""
+        with torch.inference_mode():
+            yield
+
+    def need(self, name: str) -> nn.Module:
+        """A module by name; ValueError names the one that the weights file lacks."""
+        module: nn.Module | None = getattr(self, name)
+        if module is None:
+            raise ValueError(f"the weights hold no module {name!r}, which this stage needs")
+        return module
+
+    def tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
+        """An array on this device as float32."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device).float()
+
+    def frame(self, array: npt.NDArray[np.generic] | None) -> Tensor | None:
+        """(C, h, w) to (1, C, h, w) float32 on this device."""
+        return None if array is None else self.tensor(array)[None]
+
+    # --- Re-ID -------------------------------------------------------------------
+
+    def _chunks(self, f: Tensor, boxes: Array, size: int) -> Iterator[tuple[Tensor, int]]:
+        """RoI features of ROI_CHUNK boxes at a time, the last chunk padded; real count."""
+        index = torch.zeros(ROI_CHUNK, dtype=torch.long, device=self.device)
+        for first in range(0, len(boxes), ROI_CHUNK):
+            chunk = boxes[first : first + ROI_CHUNK]
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], ROI_CHUNK - len(chunk), 0)])
+            x = geometry.roi_align(f, self.tensor(padded), size, STRIDE, index)
+            yield x.to(self.dtype).contiguous(memory_format=torch.channels_last), len(chunk)
+
+    def embed(self, f: npt.NDArray[np.float16], boxes: Array) -> Array:
+        """Embeddings of boxes (N, 4) px in features (C, h, w): (N, 256), unit length."""
+        reid = self.need("reid")
+        a = self.architecture
+        with self.inference():
+            feature = self.tensor(f)[None]
+            rows = [reid(x)[:n].cpu().numpy() for x, n in self._chunks(feature, boxes, a.reid_size)]
+        return np.concatenate(rows) if rows else np.zeros((0, a.embedding), np.float32)
+
+    def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:
+        """Masks of the main instance in boxes (N, 4) px: (N, s, s) probability * 255."""
+        network = self.need("mask")
+        a = self.architecture
+        rows = []
+        with self.inference():
+            feature = self.tensor(f)[None]
+            for x, n in self._chunks(feature, boxes, a.roi_size):
+                probability = torch.sigmoid(network(x)[:n])
+                size = (a.mask_size, a.mask_size)
+                rows.append(to_bytes(F.interpolate(probability, size, mode="bilinear")[:, 0]))
+        return np.concatenate(rows) if rows else np.zeros((0, *(a.mask_size,) * 2), np.uint8)
+
+    # --- Re-MP -------------------------------------------------------------------
+
+    def _remp(self, plain: bool) -> ReMP:
+        return self.need("remp_plain" if plain else "remp")  # type: ignore[return-value]
+
+    def start(
+        self,
+        f: npt.NDArray[np.float16],
+        fine: npt.NDArray[np.float16] | None,
+        boxes: Array,
+        masks: npt.NDArray[np.uint8],
+        *,
+        plain: bool = False,
+    ) -> State:
+        """State of N objects in one frame.
+
+        f (C, h, w), fine (C4, h4, w4) or None, boxes (N, 4) px that the masks
+        (N, t, t) probability * 255 fill (any side t). The RoI box of each object is that
+        of its mask's tight box.
+        """
+        remp = self._remp(plain)
+        a = self.architecture
+        index = torch.zeros(1, dtype=torch.long, device=self.device)
+        parts: list[Recurrence] = []
+        with self.inference():
+            coarse, thin = self.frame(f), self.frame(fine)
+            assert coarse is not None
+            for i in range(len(boxes)):
+                given = self.tensor(masks[i : i + 1])[:, None] / 255
+                box = self.tensor(boxes[i : i + 1])
+                tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, box)
+                roi = geometry.roi_box(tight, a.margin)
+                mask = geometry.sample_box(given, box, geometry.centres(roi, a.mask_size))
+                parts.append(propagation.start(remp, a, coarse, thin, roi, mask, index))
+        return State(parts, areas(parts))
+
+    def step(
+        self,
+        state: State,
+        f: npt.NDArray[np.float16],
+        fine: npt.NDArray[np.float16] | None,
+        flow: Array,
+        *,
+        plain: bool = False,
+    ) -> State:
+        """Carry every object of `state` into the next frame.
+
+        f, fine: that frame's features; flow (2, H, W) px on that frame's grid, leading to
+        the frame that `state` is in.
+        """
+        remp = self._remp(plain)
+        a = self.architecture
+        size = STEP_CHUNK[self.device.type]
+        parts: list[Recurrence] = []
+        with self.inference():
+            coarse, thin, field = self.frame(f), self.frame(fine), self.frame(flow)
+            assert coarse is not None and field is not None
+            index = torch.zeros(size, dtype=torch.long, device=self.device)
+            for first in range(0, len(state), size):
+                chunk = state.parts[first : first + size]
+                joined = join(chunk + [chunk[-1]] * (size - len(chunk)))
+                moved = propagation.step(remp, a, joined, coarse, thin, field, index)
+                parts += split(moved)[: len(chunk)]
+        return State(parts, areas(parts))
+
+
+def areas(parts: Sequence[Recurrence]) -> Array:
+    """(N,) mask areas in px."""
+    rows = [geometry.box_areas(p.mask, p.boxes).cpu().numpy() for p in parts]
+    return np.concatenate(rows) if rows else np.zeros(0, np.float32)
+
+
+def join(parts: Sequence[Recurrence]) -> Recurrence:
+    """One recurrence over all objects of several."""
+    memories = [p.memory for p in parts]
+    memory = (
+        None
+        if memories[0] is None
+        else Memory(
+            torch.cat([m.keys for m in memories if m is not None]),
+            torch.cat([m.labels for m in memories if m is not None]),
+        )
+    )
+    return Recurrence(
+        torch.cat([p.boxes for p in parts]),
+        torch.cat([p.hidden for p in parts]),
+        torch.cat([p.mask for p in parts]),
+        memory,
+        torch.cat([p.alive for p in parts]),
+    )
+
+
+def split(joined: Recurrence) -> list[Recurrence]:
+    """The inverse of join()."""
+
+    def row(tensor: Tensor | None, i: int) -> Tensor | None:
+        return None if tensor is None else tensor[i : i + 1]
+
+    return [
+        Recurrence(
+            joined.boxes[i : i + 1],
+            joined.hidden[i : i + 1],
+            joined.mask[i : i + 1],
+            None
+            if joined.memory is None
+            else Memory(joined.memory.keys[i : i + 1], joined.memory.labels[i : i + 1]),
+            joined.alive[i : i + 1],
+            row(joined.logits, i),
+            row(joined.attention, i),
+        )
+        for i in range(len(joined.boxes))
+    ]

@@ -1,0 +1,208 @@
+"""Weights on disk (safetensors with a JSON card) and the networks they make.
+
+One file holds named modules: trunk (with f4), rpn, mask, reid, remp, remp_plain, msk.
+Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from models.backbone import Trunk
+from models.config import Architecture
+from models.mask_network import MaskNetwork
+from models.msk import MSK
+from models.networks import MODULES, Networks
+from models.reid_network import ReIDNetwork
+from models.remp import ReMP
+from models.rpn import RPN
+
+CARD = "dyenet"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+class BadWeights(ValueError):
+    """A weights file that cannot be used; one line that names the file and the reason."""
+
+
+def pretrained(name: str) -> Path:
+    """Path of shipped weights by name, or `name` itself as a path to a file."""
+    shipped = PRETRAINED / f"{name}.safetensors"
+    return shipped if shipped.is_file() else Path(name)
+
+
+def build(module: str, architecture: Architecture) -> nn.Module:
+    """A freshly initialised module by its name in the file."""
+    if module == "trunk":
+        return Trunk(architecture)
+    if module == "msk":
+        return MSK(architecture)
+    channels = Trunk(architecture).channels if module else 0
+    heads = {
+        "rpn": lambda: RPN(architecture, channels),
+        "mask": lambda: MaskNetwork(architecture, channels),
+        "reid": lambda: ReIDNetwork(architecture, channels),
+        "remp": lambda: ReMP(architecture, channels),
+        "remp_plain": lambda: ReMP(architecture, channels, attention=False),
+    }
+    return heads[module]()
+
+
+def random_networks(
+    architecture: Architecture,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "fp32",
+    modules: Iterable[str] = MODULES,
+) -> Networks:
+    """Freshly initialised networks, for tests and for training from scratch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = {name: build(name, architecture) for name in modules}
+    return Networks(architecture, built, device, precision)
+
+
+def save(
+    path: Path,
+    architecture: Architecture,
+    modules: Mapping[str, nn.Module],
+    card: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write modules and their card; the file appears whole or not at all.
+
+    card: what the model was trained on and how, as JSON. `dtype` converts floating
+    tensors for storage.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            stored = value.to(dtype) if dtype and value.is_floating_point() else value
+            tensors[f"{name}.{key}"] = stored.detach().cpu().contiguous()
+    header = {"architecture": architecture.to_dict(), "modules": sorted(modules), **card}
+    data = serialise(tensors, {CARD: json.dumps(header, sort_keys=True)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The JSON card of a weights file: architecture, modules, data, recipe.
+
+    Raises BadWeights if the file is missing, truncated or not one of ours.
+    """
+    if not path.is_file():
+        raise BadWeights(f"weights {path}: no such file (a name such as 'compact' or a path)")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise BadWeights(
+            f"weights {path}: truncated or not a safetensors file ({error})"
+        ) from error
+    if CARD not in metadata:
+        raise BadWeights(f"weights {path}: a safetensors file, but not DyeNet weights (no card)")
+    header: dict[str, Any] = json.loads(metadata[CARD])
+    return header
+
+
+def read_architecture(path: Path) -> Architecture:
+    """The architecture a weights file was trained for."""
+    stored = read_header(path)["architecture"]
+    try:
+        return Architecture(**stored)
+    except (TypeError, ValueError) as error:
+        raise BadWeights(f"weights {path}: made for another architecture ({error})") from error
+
+
+def module_digests(path: Path) -> dict[str, str]:
+    """Digest of each module's tensors, by module name; what enters the keys."""
+    header = read_header(path)
+    digests = {name: hashlib.blake2b(digest_size=16) for name in header["modules"]}
+    for digest in digests.values():
+        digest.update(json.dumps(header["architecture"], sort_keys=True).encode())
+    with safe_open(path, "np") as file:
+        for key in sorted(file.keys()):
+            digest = digests[key.split(".", 1)[0]]
+            value = file.get_tensor(key)
+            digest.update(f"{key} {value.dtype} {value.shape}".encode())
+            digest.update(value.tobytes())
+    return {name: digest.hexdigest() for name, digest in digests.items()}
+
+
+def load_modules(path: Path, modules: Iterable[str] | None = None) -> dict[str, nn.Module]:
+    """The modules of a file (all, or the named ones) as float32 networks."""
+    header = read_header(path)
+    architecture = read_architecture(path)
+    wanted = list(header["modules"] if modules is None else modules)
+    missing = sorted(set(wanted) - set(header["modules"]))
+    if missing:
+        raise BadWeights(
+            f"weights {path}: holds no {', '.join(missing)} "
+            f"(it holds {', '.join(header['modules'])})"
+        )
+    built: dict[str, nn.Module] = {}
+    with safe_open(path, "pt") as file:
+        for name in wanted:
+            prefix = f"{name}."
+            state = {
+                key.removeprefix(prefix): file.get_tensor(key)
+                for key in file.keys()  # noqa: SIM118
+                if key.startswith(prefix)
+            }
+            built[name] = build(name, architecture)
+            try:
+                built[name].load_state_dict(state)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise BadWeights(
+                    f"weights {path}: module {name} does not fit its architecture ({reason})"
+                ) from error
+    return built
+
+
+def load(
+    path: Path,
+    device: str = "cpu",
+    precision: str = "bf16",
+    modules: Iterable[str] | None = None,
+) -> Networks:
+    """Networks ready for inference on `device` in `precision`.
+
+    Raises BadWeights: missing, truncated, another architecture, or without a module.
+    """
+    return Networks(read_architecture(path), load_modules(path, modules), device, precision)
+
+
+def load_backbone(path: Path, trunk: Trunk) -> None:
+    """Initial weights in torchvision's own names into the backbone of a trunk.
+
+    Keys the backbone does not have (a classifier, later layers) are left out.
+    """
+    from safetensors.torch import load_file
+
+    own = trunk.backbone.body.state_dict()
+    state = {k: v.float() for k, v in load_file(path).items() if k in own}
+    if set(own) - set(state):
+        missing = sorted(set(own) - set(state))
+        raise BadWeights(f"weights {path}: lacks {missing[0]} of {trunk.backbone.name}")
+    trunk.backbone.body.load_state_dict(state)

@@ -1,0 +1,109 @@
+"""Settings of every stage: frozen, typed, with ranges and a sentence each.
+
+A stage receives its own settings object and nothing else; every field enters that
+stage's key. Values the paper gives are the defaults; where it is silent the default
+is explained in docs/settings.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its documentation: sentence, range or choices."""
+    return field(
+        default=default, metadata={"text": text, "low": low, "high": high, "choices": choices}
+    )
+
+
+class Checked:
+    """Validates every field of a settings dataclass against its documented range."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, item.name)
+            meta = item.metadata
+            if meta["choices"] and value not in meta["choices"]:
+                raise ValueError(
+                    f"{item.name} = {value!r}: must be one of {', '.join(meta['choices'])}"
+                )
+            if meta["low"] is not None and value < meta["low"]:
+                raise ValueError(f"{item.name} = {value}: must be at least {meta['low']}")
+            if meta["high"] is not None and value > meta["high"]:
+                raise ValueError(f"{item.name} = {value}: must be at most {meta['high']}")
+
+
+@dataclass(frozen=True)
+class FlowSettings(Checked):
+    """Optical flow (section 3.2; the paper uses FlowNet 2.0 and allows others)."""
+
+    method: str = setting("dis", "flow estimator", choices=("dis", "raft"))
+    preset: str = setting("medium", "DIS preset", choices=("ultrafast", "fast", "medium"))
+
+
+@dataclass(frozen=True)
+class ProposalsSettings(Checked):
+    """Region proposals (section 3.1)."""
+
+    per_frame: int = setting(100, "proposals kept a frame (M)", low=1, high=1000)
+    nms: float = setting(0.7, "IoU above which the lower proposal is dropped", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class MatchesSettings(Checked):
+    """Re-identification (section 3.1) and the stop rule (section 3.3)."""
+
+    rho_reid: float = setting(
+        0.7, "cosine similarity above which a proposal is kept", low=-1.0, high=1.0
+    )
+    templates: int = setting(20, "templates added an object and iteration, at most", low=0)
+    template_gap: int = setting(3, "frames between two added templates of an object", low=1)
+
+
+@dataclass(frozen=True)
+class TrackletsSettings(Checked):
+    """Recurrent mask propagation (section 3.2)."""
+
+    skip_iou: float = setting(
+        0.7, "a starting point this similar to an accepted mask is skipped", low=0.0, high=1.0
+    )
+    abort_ratio: float = setting(
+        0.1, "propagation ends below this share of the starting area", low=0.0, high=1.0
+    )
+    abort_area: float = setting(16.0, "propagation ends below this area in px", low=0.0)
+
+
+@dataclass(frozen=True)
+class TubesSettings(Checked):
+    """Linking (section 3.2) and the offer of templates (section 3.3)."""
+
+    linking: str = setting(
+        "greedy", "which tracklet owns a shared frame", choices=("greedy", "ownership")
+    )
+    contradiction: float = setting(
+        0.5, "IoU that separates agreeing from contradicting tracklets", low=0.0, high=1.0
+    )
+    template_confidence: float = setting(
+        0.8, "mean foreground probability from which a mask is offered", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All stage settings of a run, by stage name."""
+
+    flow: FlowSettings = FlowSettings()
+    proposals: ProposalsSettings = ProposalsSettings()
+    matches: MatchesSettings = MatchesSettings()
+    tracklets: TrackletsSettings = TrackletsSettings()
+    tubes: TubesSettings = TubesSettings()
+    max_iterations: int = 4

@@ -1,0 +1,337 @@
+"""The networks: sizes at the paper's width, geometry against naive loops, weights files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.models import resnet18
+
+from models import geometry
+from models.backbone import Backbone, Trunk, fold_batch_norms
+from models.config import Architecture
+from models.networks import MODULES, Networks
+from models.oim import IGNORED, OIM, UNLABELLED
+from models.remp import ReMP
+from models.weights import (
+    BadWeights,
+    build,
+    load,
+    module_digests,
+    random_networks,
+    read_header,
+    save,
+)
+
+TINY = Architecture.tiny()
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def bottleneck(inputs: int, planes: int, projection: bool) -> int:
+    """Weights of a bottleneck whose norms are frozen buffers."""
+    total = inputs * planes + planes * planes * 9 + planes * 4 * planes
+    return total + (inputs * 4 * planes if projection else 0)
+
+
+def resnet_parameters(blocks: tuple[int, int, int]) -> int:
+    """conv1 to conv4_x of a bottleneck ResNet, by hand."""
+    total, inputs = 3 * 64 * 49, 64
+    for planes, n in zip((64, 128, 256), blocks, strict=True):
+        total += bottleneck(inputs, planes, True)
+        total += (n - 1) * bottleneck(4 * planes, planes, False)
+        inputs = 4 * planes
+    return total
+
+
+def conv5_parameters(inputs: int, planes: int) -> int:
+    return bottleneck(inputs, planes, True) + 2 * bottleneck(4 * planes, planes, False)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet50", (3, 4, 6)), ("resnet101", (3, 4, 23))])
+def test_paper_backbone_has_the_parameters_counted_by_hand(
+    name: str, blocks: tuple[int, int, int]
+) -> None:
+    assert count(Backbone(name)) == resnet_parameters(blocks)
+
+
+def test_paper_heads_have_the_parameters_counted_by_hand() -> None:
+    a = Architecture.paper()
+    conv5 = conv5_parameters(1024, 512)
+    assert count(build("mask", a)) == conv5 + 2048 + 1
+    assert count(build("reid", a)) == conv5 + 2048 * 256 + 256
+    fuse = (512 + 1024 + 1) * 1024 + 1024
+    to_hidden = 2048 * 512 + 512 + 2 * 512
+    output = (512 * 256 * 9 + 256) + (256 * 128 * 9 + 128) + (128 * 9 + 1)
+    plain = fuse + conv5 + to_hidden + output
+    assert count(build("remp_plain", a)) == plain
+    assert count(build("remp", a)) == plain + 512 * 9 + 1
+    per_cell = 15
+    rpn = (1024 * 512 + 512) + (512 * 512 * 9 + 512) + (512 + 1) * per_cell * 5
+    assert count(build("rpn", a)) == rpn
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("resnet18", 256), ("resnet50", 1024), ("resnet101", 1024), ("mobilenet_v2", 448)],
+)
+def test_backbones_share_one_interface(name: str, channels: int) -> None:
+    net = Backbone(name).eval()
+    images = torch.zeros((1, 3, 50, 71), dtype=torch.uint8)
+    with torch.inference_mode():
+        coarse, fine = net(images)
+    assert (net.name, net.channels, net.stride) == (name, channels, 8)
+    assert coarse.shape == (1, channels, 7, 9)
+    assert fine.shape == (1, net.fine_source, 13, 18)
+
+
+def test_paper_remp_shapes() -> None:
+    a = Architecture.paper()
+    remp = ReMP(a, 1024).eval()
+    with torch.inference_mode():
+        out = remp(
+            torch.zeros(1, 512, 28, 28), torch.rand(1, 1024, 28, 28), torch.ones(1, 1, 28, 28)
+        )
+    assert out.hidden.shape == (1, 512, 28, 28)
+    assert out.logits.shape == (1, 1, 28, 28)
+    assert out.attention is not None
+    assert out.attention.shape == (1, 1, 28, 28)
+    assert out.attention.mean().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_stock_weights_give_the_stock_features_up_to_layer2() -> None:
+    stock = resnet18(weights=None).eval()
+    for module in stock.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    net = Backbone("resnet18").eval()
+    own = net.body.state_dict()
+    net.body.load_state_dict({k: v for k, v in stock.state_dict().items() if k in own})
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        x = net.preprocess(images)
+        mine = net.body.layer2(
+            net.body.layer1(net.body.maxpool(F.relu(net.body.bn1(net.body.conv1(x)))))
+        )
+        s = stock.maxpool(F.relu(stock.bn1(stock.conv1(x))))
+        theirs = stock.layer2(stock.layer1(s))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_folding_batch_norms_changes_nothing(name: str) -> None:
+    net = Backbone(name).eval()
+    for module in net.modules():
+        if hasattr(module, "running_var"):
+            module.running_var.uniform_(0.5, 2)
+            module.bias.uniform_(-0.5, 0.5)
+    images = torch.randint(0, 256, (1, 3, 64, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        before = net(images)[0]
+        fold_batch_norms(net)
+        after = net(images)[0]
+    torch.testing.assert_close(before, after, rtol=1e-3, atol=1e-3)
+
+
+def naive_bilinear(field: np.ndarray, x: float, y: float, outside: str) -> float:
+    """One bilinear sample at a position in px, centres at +0.5, by the definition."""
+    height, width = field.shape
+    if outside == "border":
+        x, y = min(max(x, 0.5), width - 0.5), min(max(y, 0.5), height - 0.5)
+    left, top = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
+    total = 0.0
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            if 0 <= row < height and 0 <= column < width:
+                share = (1 - abs(x - 0.5 - column)) * (1 - abs(y - 0.5 - row))
+                total += share * float(field[row, column])
+    return total
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_warp_equals_the_naive_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width, s = 20, 26, 5
+    maps = rng.random((1, 2, s, s)).astype(np.float32)
+    flow = rng.normal(0, 3, (1, 2, height, width)).astype(np.float32)
+    low = rng.uniform(-3, 10, (2, 2))
+    old, new = np.concatenate((low, low + rng.uniform(4, 15, (2, 2))), 1).astype(np.float32)
+    got = geometry.warp(
+        torch.from_numpy(maps),
+        torch.from_numpy(old)[None],
+        torch.from_numpy(new)[None],
+        s,
+        torch.from_numpy(flow),
+        torch.zeros(1, dtype=torch.long),
+    )
+    for r in range(s):
+        for c in range(s):
+            x = new[0] + (c + 0.5) * (new[2] - new[0]) / s
+            y = new[1] + (r + 0.5) * (new[3] - new[1]) / s
+            u = x + naive_bilinear(flow[0, 0], x, y, "border")
+            v = y + naive_bilinear(flow[0, 1], x, y, "border")
+            in_x, in_y = (u - old[0]) / (old[2] - old[0]) * s, (v - old[1]) / (old[3] - old[1]) * s
+            for k in range(2):
+                want = naive_bilinear(maps[0, k], in_x, in_y, "zero")
+                assert got[0, k, r, c].item() == pytest.approx(want, abs=2e-3)
+
+
+def test_locate_follows_a_moved_square() -> None:
+    box = torch.tensor([[40.0, 30.0, 80.0, 70.0]])
+    mask = torch.zeros(1, 1, 40, 40)
+    mask[..., 10:30, 10:30] = 1
+    flow = torch.empty(1, 2, 120, 160)
+    flow[:, 0], flow[:, 1] = -12, 5
+    tight, found = geometry.locate(mask, box, flow, torch.zeros(1, dtype=torch.long))
+    assert found.all()
+    # the square 50..70 x 40..60 moves by (12, -5); the search grid resolves about 1 px
+    torch.testing.assert_close(tight, torch.tensor([[62.0, 35.0, 82.0, 55.0]]), atol=1.2, rtol=0)
+
+
+def test_locate_reports_an_object_that_left_the_frame() -> None:
+    flow = torch.full((1, 2, 50, 50), 500.0)
+    mask = torch.ones(1, 1, 8, 8)
+    _, found = geometry.locate(
+        mask, torch.tensor([[10.0, 10.0, 20.0, 20.0]]), flow, torch.zeros(1, dtype=torch.long)
+    )
+    assert not found.any()
+
+
+def frame(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=(256, 12, 15)).astype(np.float16),
+        rng.normal(size=(8, 24, 30)).astype(np.float16),
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_result_does_not_depend_on_its_batch(precision: str) -> None:
+    nets = random_networks(TINY, 1, precision=precision)
+    rng = np.random.default_rng(0)
+    low = rng.uniform(0, 60, (33, 2))
+    boxes = np.concatenate((low, low + rng.uniform(8, 40, (33, 2))), 1).astype(np.float32)
+    f, fine = frame(0)
+    together = nets.embed(f, boxes)
+    assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
+    np.testing.assert_array_equal(together[5:7], nets.embed(f, boxes[5:7]))
+    np.testing.assert_array_equal(nets.masks(f, boxes)[20:], nets.masks(f, boxes[20:]))
+    given_masks = np.full((3, 6, 6), 255, np.uint8)
+    flow = rng.normal(size=(2, 96, 120)).astype(np.float32)
+    joint = nets.step(nets.start(f, fine, boxes[:3], given_masks), *frame(1), flow)
+    alone = nets.step(nets.start(f, fine, boxes[1:2], given_masks[1:2]), *frame(1), flow)
+    np.testing.assert_array_equal(joint.masks[1:2], alone.masks)
+    np.testing.assert_array_equal(joint.boxes[1:2], alone.boxes)
+    np.testing.assert_array_equal(joint[[1]].areas, alone.areas)
+
+
+def test_proposals_lie_in_the_frame_and_are_sorted() -> None:
+    nets = random_networks(TINY, 2)
+    assert nets.rpn is not None
+    with nets.inference():
+        [(boxes, scores)] = nets.rpn.propose(
+            torch.randn(1, 256, 12, 15), (96, 120), per_frame=7, nms=0.7
+        )
+    assert boxes.shape == (7, 4)
+    assert (boxes >= 0).all() and (boxes[:, 2] <= 120).all() and (boxes[:, 3] <= 96).all()
+    assert (scores[:-1] >= scores[1:]).all()
+
+
+def test_weights_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    modules = {name: build(name, TINY) for name in MODULES}
+    save(path, TINY, modules, {"data": ["none"]})
+    assert read_header(path)["data"] == ["none"]
+    nets = load(path, precision="fp32")
+    again = Networks(TINY, modules, precision="fp32")
+    box = np.array([[8, 8, 40, 40]], np.float32)
+    np.testing.assert_array_equal(nets.embed(frame(3)[0], box), again.embed(frame(3)[0], box))
+
+
+def test_module_digests_change_with_their_module_only(tmp_path: Path) -> None:
+    modules = {name: build(name, TINY) for name in ("trunk", "mask", "reid")}
+    save(tmp_path / "a", TINY, modules, {})
+    with torch.no_grad():
+        next(modules["mask"].parameters()).add_(1e-3)
+    save(tmp_path / "b", TINY, modules, {"note": "other"})
+    a, b = module_digests(tmp_path / "a"), module_digests(tmp_path / "b")
+    assert a["mask"] != b["mask"]
+    assert (a["trunk"], a["reid"]) == (b["trunk"], b["reid"])
+
+
+def test_bad_weights_are_named(tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    save(good, TINY, {"mask": build("mask", TINY)}, {})
+    truncated = tmp_path / "cut.safetensors"
+    truncated.write_bytes(good.read_bytes()[:-100])
+    text = tmp_path / "text.safetensors"
+    text.write_text("hello")
+    for path, reason in (
+        (tmp_path / "none", "no such file"),
+        (truncated, "truncated"),
+        (text, "not a safetensors"),
+    ):
+        with pytest.raises(BadWeights, match=reason) as error:
+            load(path)
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+    with pytest.raises(BadWeights, match="holds no remp"):
+        load(good, modules=["remp"])
+
+
+def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "w"
+    save(path, TINY, {"mask": build("mask", Architecture(backbone="resnet18", planes=16))}, {})
+    with pytest.raises(BadWeights, match="does not fit its architecture"):
+        load(path)
+    assert json.dumps(read_header(path))
+
+
+def test_oim_follows_the_published_rules() -> None:
+    oim = OIM(identities=3, length=4, queue=2)
+    vectors = F.normalize(torch.eye(4), dim=1)
+    oim(vectors[:1], torch.tensor([1]))
+    torch.testing.assert_close(oim.table[1], vectors[0])
+    mixed = F.normalize(vectors[0] + vectors[1], dim=0)
+    oim(vectors[1:2], torch.tensor([1]))
+    torch.testing.assert_close(oim.table[1], mixed)
+    labels = torch.tensor([UNLABELLED, IGNORED, UNLABELLED, UNLABELLED])
+    oim(vectors, labels)
+    # a queue of two holds the last two of the three unlabelled, the oldest overwritten
+    torch.testing.assert_close(oim.queue, vectors[[3, 2]])
+
+
+def test_oim_loss_is_the_scaled_cross_entropy() -> None:
+    oim = OIM(identities=2, length=3, queue=1)
+    oim.table.copy_(torch.eye(3)[:2])
+    oim.queue.copy_(torch.eye(3)[2:])
+    x = F.normalize(torch.tensor([[3.0, 1.0, 2.0]]), dim=1)
+    logits = 10 * x[0]
+    want = torch.logsumexp(logits, 0) - logits[0]
+    torch.testing.assert_close(oim(x, torch.tensor([0])), want)
+
+
+def test_refinement_needs_the_fine_features() -> None:
+    nets = random_networks(TINY)
+    with pytest.raises(ValueError, match="stride-4"):
+        nets.start(
+            frame(0)[0],
+            None,
+            np.array([[0, 0, 40, 40]], np.float32),
+            np.full((1, 4, 4), 255, np.uint8),
+        )
+
+
+def test_trunk_makes_fine_features_only_for_refinement() -> None:
+    assert Trunk(TINY).f4 is not None
+    assert Trunk(Architecture(backbone="resnet18")).f4 is None

@@ -1,0 +1,1 @@
+"""Training of the networks on readers that the pipeline hands over."""
