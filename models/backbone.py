@@ -21,6 +21,7 @@ from models.config import Architecture
 
 STRIDE = 8
 FINE_STRIDE = 4
+CHANNELS = {"resnet18": 256, "resnet50": 1024, "resnet101": 1024, "mobilenet_v2": 32 + 96 + 320}
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,8 @@ class ResNetFeatures(nn.Module):
         dilate(net.layer3, 2)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
-        wide = name != "resnet18"
-        self.channels = 1024 if wide else 256
-        self.fine_source = 256 if wide else 64
+        self.channels = CHANNELS[name]
+        self.fine_source = 64 if name == "resnet18" else 256
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         fine = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(x)))))
@@ -71,7 +71,7 @@ class MobileNetFeatures(nn.Module):
     """features.0 to features.17 at stride 8; depths 6, 13 and 17 normalised and joined."""
 
     preprocessing = SYMMETRIC
-    channels = 32 + 96 + 320
+    channels = CHANNELS["mobilenet_v2"]
     fine_source = 24
 
     def __init__(self) -> None:

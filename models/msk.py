@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,13 +12,15 @@ from models.backbone import Backbone
 from models.config import Architecture
 
 
-def widen(conv: nn.Conv2d) -> nn.Conv2d:
-    """The first convolution with a fourth input channel whose weights start at zero."""
-    wide = nn.Conv2d(4, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)
+def widen(body: nn.Module) -> None:
+    """Give the first convolution a fourth input channel, whose weights start at zero."""
+    name, first = next((n, m) for n, m in body.named_modules() if isinstance(m, nn.Conv2d))
+    wide = copy.deepcopy(first)
+    wide.in_channels = 4
     with torch.no_grad():
-        wide.weight.zero_()
-        wide.weight[:, :3] = conv.weight
-    return wide
+        wide.weight = nn.Parameter(F.pad(first.weight, (0, 0, 0, 0, 0, 1)))
+    parent, _, last = name.rpartition(".")
+    setattr(body.get_submodule(parent), last, wide)
 
 
 class MSK(nn.Module):
@@ -25,11 +29,7 @@ class MSK(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.backbone = Backbone(architecture.backbone)
-        body = self.backbone.body
-        if architecture.backbone == "mobilenet_v2":
-            body.features[0][0] = widen(body.features[0][0])
-        else:
-            body.conv1 = widen(body.conv1)
+        widen(self.backbone.body)
         width = max(16, architecture.fusion // 4)
         self.conv = nn.Conv2d(self.backbone.channels, width, 3, padding=2, dilation=2)
         self.predict = nn.Conv2d(width, 1, 1)

@@ -119,7 +119,8 @@ class Networks:
     def _prepare(self, module: nn.Module) -> nn.Module:
         module = copy.deepcopy(module).eval().requires_grad_(False)
         fold_batch_norms(module)
-        return module.to(device=self.device, dtype=self.dtype, memory_format=torch.channels_last)
+        placed = module.to(device=self.device, dtype=self.dtype)
+        return placed.to(memory_format=torch.channels_last)
 
     @contextmanager
     def inference(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from models.backbone import Trunk
+from models.backbone import CHANNELS, Trunk
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.msk import MSK
@@ -44,19 +44,19 @@ def pretrained(name: str) -> Path:
 
 def build(module: str, architecture: Architecture) -> nn.Module:
     """A freshly initialised module by its name in the file."""
+    a = architecture
     if module == "trunk":
-        return Trunk(architecture)
+        return Trunk(a)
     if module == "msk":
-        return MSK(architecture)
-    channels = Trunk(architecture).channels if module else 0
-    heads = {
-        "rpn": lambda: RPN(architecture, channels),
-        "mask": lambda: MaskNetwork(architecture, channels),
-        "reid": lambda: ReIDNetwork(architecture, channels),
-        "remp": lambda: ReMP(architecture, channels),
-        "remp_plain": lambda: ReMP(architecture, channels, attention=False),
-    }
-    return heads[module]()
+        return MSK(a)
+    channels = CHANNELS[a.backbone]
+    if module == "rpn":
+        return RPN(a, channels)
+    if module == "mask":
+        return MaskNetwork(a, channels)
+    if module == "reid":
+        return ReIDNetwork(a, channels)
+    return ReMP(a, channels, attention=module == "remp")
 
 
 def random_networks(
