@@ -100,8 +100,6 @@ class Backbone(nn.Module):
     """
 
     stride = STRIDE
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -110,18 +108,15 @@ class Backbone(nn.Module):
         self.channels: int = self.body.channels
         self.fine_source: int = self.body.fine_source
         self.preprocessing: Preprocessing = self.body.preprocessing
-        shape = (1, 3, 1, 1)
-        self.register_buffer(
-            "mean", torch.tensor(self.preprocessing.mean).view(shape) * 255, persistent=False
-        )
-        self.register_buffer(
-            "std", torch.tensor(self.preprocessing.std).view(shape) * 255, persistent=False
-        )
 
     def preprocess(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB to the network's range and precision."""
         weight = next(self.body.parameters())
-        scaled = (images.to(torch.float32) - self.mean.float()) / self.std.float()
+        mean, std = (
+            torch.tensor(values, device=images.device).view(1, 3, 1, 1) * 255
+            for values in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        scaled = (images.float() - mean) / std
         return scaled.to(weight.dtype).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,7 @@ class Networks:
 
     def tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
         """An array on this device as float32."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device).float()
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device).float()
 
     def frame(self, array: npt.NDArray[np.generic] | None) -> Tensor | None:
         """(C, h, w) to (1, C, h, w) float32 on this device."""

@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import (
 from models.config import Architecture
 
 RATIOS = (0.5, 1.0, 2.0)
-BEFORE_NMS = 1000
+BEFORE_NMS = 6000
 
 
 class Head(RPNHead):
@@ -52,13 +52,15 @@ class RPN(RegionProposalNetwork):
         """Anchors, objectness logits (N, A h w, 1) and deltas, all anchors of each frame."""
         count = len(features)
         logits, deltas = self.head([features])
-        # the generator reads only the shape and the device of its images
+        # the generator reads only the shape and the device of its images, and takes its
+        # precision from the features: in bf16 anchors would be off by up to 4 px
         images = ImageList(features.new_empty((count, 3, *size)), [size] * count)
-        anchors = self.anchor_generator(images, [features])
+        anchors = self.anchor_generator(
+            images, [features.new_empty(features.shape, dtype=torch.float32)]
+        )
         flat_logits, flat_deltas = concat_box_prediction_layers(
             [x.float() for x in logits], [x.float() for x in deltas]
         )
-        anchors = [a.float() for a in anchors]
         return anchors, flat_logits.view(count, -1, 1), flat_deltas.view(count, -1, 4)
 
     def propose(

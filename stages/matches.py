@@ -1,0 +1,205 @@
+"""Re-identification: proposals that look like a template become starting points.
+
+Sections 3.1 and 3.3: the templates are the given masks and, from the second iteration
+on, confident masks of the tubes; a proposal whose cosine similarity to a template is
+over rho_reid is kept as a starting point, with the mask that the mask network sees in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from models.networks import Networks
+from stages.boxmask import cut, object_ids, tight
+from stages.settings import MatchesSettings
+from stages.starts import covered, extent, rank
+from stages.types import (
+    Box,
+    FeatureReader,
+    IndexMask,
+    Matches,
+    Offers,
+    Probability,
+    ProposalReader,
+    StartingPoint,
+    Tracklet,
+)
+
+VERSION = 1
+
+Array = npt.NDArray[np.float32]
+Templates = dict[int, list[Array]]
+"""Embeddings (256,) by object."""
+
+
+class MaskMemo(Protocol):
+    """Masks of boxes that an earlier run has computed."""
+
+    def get(self, frame: int, box: Box) -> Probability | None: ...
+
+    def put(self, frame: int, box: Box, mask: Probability) -> None: ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposal that is similar enough to a template."""
+
+    object_id: int
+    similarity: float
+    box: Box
+
+
+def matches(
+    *,
+    iteration: int,
+    features: FeatureReader,
+    proposals: ProposalReader | None,
+    first_masks: Mapping[int, IndexMask],
+    offers: Offers | None,
+    tracklets: Sequence[Tracklet],
+    networks: Networks,
+    settings: MatchesSettings,
+    skip_iou: float,
+    memo: MaskMemo,
+) -> Matches:
+    """Starting points of one iteration, in propagation order.
+
+    iteration: from 1; only the first returns the given masks. proposals: None retrieves
+    nothing (Re-MP alone). first_masks: given masks by frame. offers: boxes that the tubes
+    of the last iteration offer as templates. tracklets: accepted so far; what they cover
+    (IoU over `skip_iou`) is left out. Converged if a later iteration finds nothing.
+    """
+    starts = given_starts(first_masks, networks) if iteration == 1 else []
+    if proposals is not None:
+        gallery = templates(features, first_masks, offers, networks, settings)
+        size = extent(features)
+        starts += [
+            start
+            for j in range(len(features))
+            for start in _retrieved(
+                j, features, retrieve(j, proposals, gallery, first_masks, settings), networks, memo
+            )
+            if not covered(start, tracklets, skip_iou, size)
+        ]
+    starts.sort(key=rank)
+    return Matches(tuple(starts), converged=iteration > 1 and not starts)
+
+
+def given_starts(first_masks: Mapping[int, IndexMask], networks: Networks) -> list[StartingPoint]:
+    """The given masks as starting points of similarity 1."""
+    a = networks.architecture
+    return [
+        StartingPoint(j, i, 1.0, *cut(mask, i, a.margin, a.mask_size), given=True)
+        for j, mask in sorted(first_masks.items())
+        for i in object_ids(mask)
+    ]
+
+
+def templates(
+    features: FeatureReader,
+    first_masks: Mapping[int, IndexMask],
+    offers: Offers | None,
+    networks: Networks,
+    settings: MatchesSettings,
+) -> dict[int, Array]:
+    """Template embeddings (K, 256) of every object: given masks and confirmed offers."""
+    gallery: Templates = {}
+    given: set[tuple[int, int]] = set()
+    for j, mask in sorted(first_masks.items()):
+        ids = object_ids(mask)
+        boxes = np.array([tight(mask == i) for i in ids], np.float32).reshape(-1, 4)
+        for i, vector in zip(ids, networks.embed(features.coarse(j), boxes), strict=True):
+            gallery.setdefault(i, []).append(vector)
+            given.add((j, i))
+    if offers is not None:
+        vectors: dict[int, Array] = {}
+
+        def embed(n: int) -> Array:
+            # the offers of one frame together, each frame read at most once
+            if n not in vectors:
+                here = np.flatnonzero(offers.frames == offers.frames[n])
+                rows = networks.embed(features.coarse(int(offers.frames[n])), offers.boxes[here])
+                vectors.update(zip(here.tolist(), rows, strict=True))
+            return vectors[n]
+
+        expand(gallery, offers, given, settings, embed)
+    return {i: np.stack(vectors) for i, vectors in sorted(gallery.items())}
+
+
+def expand(
+    gallery: Templates,
+    offers: Offers,
+    given: Set[tuple[int, int]],
+    settings: MatchesSettings,
+    embed: Callable[[int], Array],
+) -> None:
+    """Template expansion (section 3.3): add confirmed offers to `gallery`.
+
+    The most confident first, and of equal ones the earliest: an offer is added if one of
+    its object's templates is as similar as rho_reid, at most settings.templates an object
+    and at least settings.template_gap frames apart. given: (frame, object) of the given
+    masks, which are templates already. embed(n): embedding (256,) of offer n.
+    """
+    added: dict[int, list[int]] = {i: [] for i in gallery}
+    for n in np.lexsort((offers.frames, -offers.confidences)).tolist():
+        j, i = int(offers.frames[n]), int(offers.objects[n])
+        near = any(abs(j - k) < settings.template_gap for k in added[i])
+        if near or (j, i) in given or len(added[i]) >= settings.templates:
+            continue
+        vector = embed(n)
+        if max(float(known @ vector) for known in gallery[i]) >= settings.rho_reid:
+            gallery[i].append(vector)
+            added[i].append(j)
+
+
+def retrieve(
+    j: int,
+    proposals: ProposalReader,
+    gallery: Mapping[int, Array],
+    first_masks: Mapping[int, IndexMask],
+    settings: MatchesSettings,
+) -> list[Candidate]:
+    """The best proposal of frame j for each object, where similar enough.
+
+    gallery: templates (K, 256) by object, ascending. A proposal belongs to the object that
+    it is most similar to. Objects whose mask is given in frame j are left out.
+    """
+    vectors, boxes = proposals.embeddings(j), proposals.boxes(j)
+    if not len(vectors):
+        return []
+    similarity = np.stack([(vectors @ k.T).max(1) for k in gallery.values()])
+    nearest = similarity.argmax(0)
+    given = object_ids(first_masks[j]) if j in first_masks else []
+    found = []
+    for row, i in enumerate(gallery):
+        mine = np.where(nearest == row, similarity[row], -np.inf)
+        best = int(mine.argmax())
+        if i not in given and mine[best] > settings.rho_reid:
+            found.append(Candidate(i, float(mine[best]), boxes[best]))
+    return found
+
+
+def _retrieved(
+    j: int,
+    features: FeatureReader,
+    found: Sequence[Candidate],
+    networks: Networks,
+    memo: MaskMemo,
+) -> Iterator[StartingPoint]:
+    """Candidates of frame j with their masks; those without a mask are dropped."""
+    masks = [memo.get(j, c.box) for c in found]
+    missing = [n for n, mask in enumerate(masks) if mask is None]
+    if missing:
+        boxes = np.stack([found[n].box for n in missing])
+        for n, mask in zip(missing, networks.masks(features.coarse(j), boxes), strict=True):
+            memo.put(j, found[n].box, mask)
+            masks[n] = mask
+    for c, mask in zip(found, masks, strict=True):
+        assert mask is not None
+        if (mask > 127).any():
+            yield StartingPoint(j, c.object_id, c.similarity, c.box, mask, given=False)

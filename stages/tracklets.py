@@ -1,0 +1,196 @@
+"""Recurrent mask propagation: starting points become tracklets (section 3.2).
+
+Starting points are propagated in waves, forward and then backward, all members of a wave
+advancing together so that each frame is read once. What is accepted, and every byte of
+it, is the same for every wave size: a tracklet is a function of its starting point alone,
+and acceptance follows the order of the starting points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from models.networks import Networks, State
+from stages.settings import TrackletsSettings
+from stages.starts import covered, extent
+from stages.types import (
+    Box,
+    FeatureReader,
+    FlowReader,
+    Probability,
+    Progress,
+    StartingPoint,
+    Tracklet,
+)
+
+VERSION = 1
+
+Half = npt.NDArray[np.float16]
+
+
+class TrackletMemo(Protocol):
+    """Tracklets by the frame, box and mask they start from."""
+
+    def get(self, start: StartingPoint) -> Tracklet | None: ...
+
+    def put(self, tracklet: Tracklet) -> None: ...
+
+
+def tracklets(
+    *,
+    iteration: int,
+    starts: Sequence[StartingPoint],
+    accepted: Sequence[Tracklet],
+    features: FeatureReader,
+    flow: FlowReader,
+    networks: Networks,
+    settings: TrackletsSettings,
+    plain: bool,
+    wave: int,
+    memo: TrackletMemo,
+    progress: Progress,
+) -> list[Tracklet]:
+    """Accepted tracklets of all iterations so far: `accepted`, then the new ones.
+
+    starts: in propagation order. A starting point that an accepted tracklet of its object
+    covers is skipped, a given one never. plain: Re-MP without attention. wave: starting
+    points propagated together. What the memo knows is not propagated again.
+    """
+    kept = list(accepted)
+    size = extent(features)
+
+    def open_among(queue: Iterable[StartingPoint], new: Sequence[Tracklet]) -> list[StartingPoint]:
+        return [s for s in queue if s.given or not covered(s, new, settings.skip_iou, size)]
+
+    queue = open_among(starts, kept)
+    while queue:
+        members, queue = queue[:wave], queue[wave:]
+        before = len(kept)
+        grown = _grow(members, features, flow, networks, settings, plain, memo)
+        for start, tracklet in zip(members, grown, strict=True):
+            if open_among([start], kept[before:]):
+                kept.append(replace(tracklet, start=start, iteration=iteration))
+        queue = open_among(queue, kept[before:])
+        progress(len(starts) - len(queue), len(starts))
+    return kept
+
+
+def _grow(
+    members: Sequence[StartingPoint],
+    features: FeatureReader,
+    flow: FlowReader,
+    networks: Networks,
+    settings: TrackletsSettings,
+    plain: bool,
+    memo: TrackletMemo,
+) -> list[Tracklet]:
+    """The tracklet of every member, from the memo or propagated."""
+    known = [memo.get(start) for start in members]
+    fresh = [start for start, t in zip(members, known, strict=True) if t is None]
+    grown = iter(propagate(fresh, features, flow, networks, settings, plain))
+    result = []
+    for tracklet in known:
+        if tracklet is None:
+            tracklet = next(grown)
+            memo.put(tracklet)
+        result.append(tracklet)
+    return result
+
+
+@dataclass
+class Trail:
+    """A starting point under way: its state where it starts, and what it left behind."""
+
+    start: StartingPoint
+    state: State | None = None
+    floor: float = 0.0
+    """area in px below which it ends"""
+    forward: list[tuple[Box, Probability]] = field(default_factory=list)
+    backward: list[tuple[Box, Probability]] = field(default_factory=list)
+
+    def tracklet(self) -> Tracklet:
+        """The tracklet; `iteration` is set when it is accepted."""
+        middle = (self.start.box, self.start.mask)
+        boxes, masks = zip(*self.backward[::-1], middle, *self.forward, strict=True)
+        first = self.start.frame - len(self.backward)
+        return Tracklet(self.start, 0, first, np.stack(boxes), np.stack(masks))
+
+
+def propagate(
+    starts: Sequence[StartingPoint],
+    features: FeatureReader,
+    flow: FlowReader,
+    networks: Networks,
+    settings: TrackletsSettings,
+    plain: bool,
+) -> list[Tracklet]:
+    """Propagate every starting point both ways until it ends; none is skipped.
+
+    It ends where the warped mask is empty or its area falls below the larger of
+    settings.abort_area px and settings.abort_ratio of the starting area. Each feature and
+    flow frame is read once a direction. A starting point without a cell over 0.5 stays
+    alone in its frame.
+    """
+    trails = [Trail(start) for start in starts]
+    moving = [trail for trail in trails if (trail.start.mask > 127).any()]
+    last = len(features) - 1
+    read = lru_cache(maxsize=1)(lambda j: (features.coarse(j), features.fine(j)))
+
+    def enter(trail: Trail) -> State:
+        if trail.state is None:
+            s = trail.start
+            trail.state = networks.start(*read(s.frame), s.box[None], s.mask[None], plain=plain)
+            share = settings.abort_ratio * float(trail.state.areas[0])
+            trail.floor = max(settings.abort_area, share)
+        return trail.state
+
+    def step(state: State, j: int, flow_of: Callable[[int], npt.NDArray[np.float32]]) -> State:
+        return networks.step(state, *read(j), flow_of(j), plain=plain)
+
+    _walk(
+        moving,
+        range(last + 1),
+        enter,
+        lambda state, j: step(state, j, flow.to_previous),
+        lambda trail: trail.forward,
+    )
+    _walk(
+        moving,
+        range(last, -1, -1),
+        enter,
+        lambda state, j: step(state, j, flow.to_next),
+        lambda trail: trail.backward,
+    )
+    return [trail.tracklet() for trail in trails]
+
+
+def _walk(
+    trails: Sequence[Trail],
+    frames: range,
+    enter: Callable[[Trail], State],
+    step: Callable[[State, int], State],
+    record: Callable[[Trail], list[tuple[Box, Probability]]],
+) -> None:
+    """Carry the trails through `frames`; each joins in its starting frame."""
+    active: list[Trail] = []
+    state: State | None = None
+    for j in frames:
+        if active and state is not None:
+            state = step(state, j)
+            floors = np.array([trail.floor for trail in active], np.float32)
+            going = (state.alive & (state.areas >= floors)).nonzero()[0].tolist()
+            active, state = [active[n] for n in going], state[going]
+            if active:
+                for trail, box, mask in zip(active, state.boxes, state.masks, strict=True):
+                    record(trail).append((box, mask))
+        entering = [trail for trail in trails if trail.start.frame == j]
+        if entering:
+            states = [enter(trail) for trail in entering]
+            state = State.cat(states if state is None else [state, *states])
+            active += entering

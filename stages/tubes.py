@@ -1,0 +1,142 @@
+"""Linking: tracklets become one mask tube an object (section 3.2), and templates (3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.boxmask import iou, merge, object_ids, paste, tight
+from stages.settings import TubesSettings
+from stages.starts import rank
+from stages.types import Box, IndexMask, Linking, Offers, Probability, Tracklet
+
+VERSION = 1
+
+
+def link(
+    tracklets: Sequence[Tracklet], frames: int, size: tuple[int, int], settings: TubesSettings
+) -> Linking:
+    """Merge tracklets into tubes, greedily from the highest similarity down.
+
+    frames: T. size: (H, W) px. The best tracklet of an object starts its tube, and a given
+    one always belongs to it. Any other is merged unless it contradicts: its mean IoU over
+    shared frames with its own object's tube is below settings.contradiction, or with
+    another object's tube above it. A contradictory tracklet is dropped wholly. On shared
+    frames the higher order keeps its mask (`greedy`), or the frame belongs to the merged
+    tracklet whose start is nearest in time, weighted by similarity (`ownership`).
+    """
+    objects = tuple(sorted({t.start.object_id for t in tracklets}))
+    owner = np.full((len(objects), frames), -1, np.int32)
+    merged = np.zeros(len(tracklets), np.bool_)
+    order = sorted(range(len(tracklets)), key=lambda n: rank(tracklets[n].start))
+    for n in order:
+        row = objects.index(tracklets[n].start.object_id)
+        sure = tracklets[n].start.given or not (owner[row] >= 0).any()
+        if sure or not _contradicts(n, row, tracklets, owner, size, settings.contradiction):
+            merged[n] = True
+            span = owner[row, _span(tracklets[n])]
+            span[span < 0] = n
+    if settings.linking == "ownership":
+        owner = _nearest([n for n in order if merged[n]], tracklets, objects, frames)
+    return Linking(objects, owner, merged)
+
+
+def _span(tracklet: Tracklet) -> slice:
+    return slice(tracklet.first, tracklet.first + len(tracklet.masks))
+
+
+def _at(tracklet: Tracklet, frame: int) -> tuple[Box, Probability]:
+    return tracklet.boxes[frame - tracklet.first], tracklet.masks[frame - tracklet.first]
+
+
+def _contradicts(
+    n: int,
+    row: int,
+    tracklets: Sequence[Tracklet],
+    owner: npt.NDArray[np.int32],
+    size: tuple[int, int],
+    limit: float,
+) -> bool:
+    """Whether tracklet n contradicts its object's tube (row) or another object's."""
+    new = tracklets[n]
+    for other in range(len(owner)):
+        shared = [
+            iou(*_at(new, j), *_at(tracklets[owner[other, j]], j), size)
+            for j in range(new.first, new.first + len(new.masks))
+            if owner[other, j] >= 0
+        ]
+        if shared:
+            mean = sum(shared) / len(shared)
+            if mean < limit if other == row else mean > limit:
+                return True
+    return False
+
+
+def _nearest(
+    order: Sequence[int], tracklets: Sequence[Tracklet], objects: Sequence[int], frames: int
+) -> npt.NDArray[np.int32]:
+    """Frame ownership: the highest similarity / (1 + frames from the start) owns a frame."""
+    owner = np.full((len(objects), frames), -1, np.int32)
+    weight = np.full((len(objects), frames), -1, np.float32)
+    for n in order:
+        start, span = tracklets[n].start, _span(tracklets[n])
+        row = objects.index(start.object_id)
+        away = np.abs(np.arange(frames)[span] - start.frame)
+        mine = np.float32(max(start.similarity, 0.0)) / (1 + away).astype(np.float32)
+        better = mine > weight[row, span]
+        owner[row, span][better] = n
+        weight[row, span][better] = mine[better]
+    return owner
+
+
+def render(
+    linking: Linking,
+    tracklets: Sequence[Tracklet],
+    first_masks: Mapping[int, IndexMask],
+    frames: int,
+    size: tuple[int, int],
+) -> Iterator[tuple[IndexMask, npt.NDArray[np.float32]]]:
+    """The tubes, frame by frame.
+
+    Yields the index mask (H, W) and the confidence of each object of linking.objects: the
+    mean foreground probability over its pixels, 0 where it has none. Overlaps are settled
+    by boxmask.merge(). Given masks of a frame are kept to the pixel, with confidence 1.
+    """
+    for j in range(frames):
+        given = first_masks.get(j)
+        known = [] if given is None else object_ids(given)
+        windows = {
+            i: paste(*_at(tracklets[n], j), size)
+            for i, n in zip(linking.objects, linking.owner[:, j], strict=True)
+            if n >= 0 and i not in known
+        }
+        yield merge(windows, linking.objects, size, given)
+
+
+def offers(
+    linking: Linking, tracklets: Sequence[Tracklet], settings: TubesSettings, size: tuple[int, int]
+) -> Offers:
+    """Tight boxes of the tubes' confident masks, by frame, then object (section 3.3).
+
+    Confident: the mean foreground probability of the pixels over 0.5 is at least
+    settings.template_confidence.
+    """
+    rows: list[tuple[int, int, Box, float]] = []
+    for j in range(linking.owner.shape[1]):
+        for i, n in zip(linking.objects, linking.owner[:, j], strict=True):
+            if n < 0:
+                continue
+            y0, x0, p = paste(*_at(tracklets[n], j), size)
+            inside = p > 0.5
+            confidence = float(p[inside].mean()) if inside.any() else 0.0
+            if inside.any() and confidence >= settings.template_confidence:
+                shift = np.array([x0, y0, x0, y0], np.float32)
+                rows.append((j, i, tight(inside) + shift, confidence))
+    return Offers(
+        np.array([r[0] for r in rows], np.int32),
+        np.array([r[1] for r in rows], np.int32),
+        np.array([r[2] for r in rows], np.float32).reshape(-1, 4),
+        np.array([r[3] for r in rows], np.float32),
+    )

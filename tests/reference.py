@@ -1,0 +1,252 @@
+"""Naive references of the stages: plain loops over pixels and lists, from the paper's text.
+
+They share no code with the stages. Masks are lists or arrays of bytes, boxes are plain
+(x0, y0, x1, y1); everything is computed in Python floats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def value_at(box: Sequence[float], mask: Any, x: float, y: float) -> float:
+    """Bilinear probability of a box mask at a point of the frame; zero beyond its cells."""
+    s = len(mask)
+    x0, y0, x1, y1 = (float(v) for v in box)
+    column = (x - x0) / (x1 - x0) * s - 0.5
+    row = (y - y0) / (y1 - y0) * s - 0.5
+    total = 0.0
+    for r in (math.floor(row), math.floor(row) + 1):
+        for c in (math.floor(column), math.floor(column) + 1):
+            if 0 <= r < s and 0 <= c < s:
+                weight = (1 - abs(row - r)) * (1 - abs(column - c))
+                total += weight * float(mask[r][c]) / 255
+    return total
+
+
+def frame_of(box: Any, mask: Any, size: tuple[int, int]) -> np.ndarray:
+    """A box mask over the whole frame, pixel by pixel."""
+    result = np.zeros(size)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            result[y, x] = value_at(box, mask, x + 0.5, y + 0.5)
+    return result
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of two frames of probabilities cut at 0.5; 0 where both are empty."""
+    both = either = 0
+    for p, q in zip(a.ravel(), b.ravel(), strict=True):
+        both += p > 0.5 and q > 0.5
+        either += p > 0.5 or q > 0.5
+    return both / either if either else 0.0
+
+
+def cut_out(mask: np.ndarray, object_id: int, margin: float, s: int) -> tuple[list[float], Any]:
+    """RoI box of an object, and the share of each cell that it covers times 255."""
+    ys = [y for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x] == object_id]
+    xs = [x for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x] == object_id]
+    x0, y0, x1, y1 = min(xs), min(ys), max(xs) + 1, max(ys) + 1
+    w, h = (x1 - x0) * margin, (y1 - y0) * margin
+    box = [x0 - w, y0 - h, x1 + w, y1 + h]
+    cell_w, cell_h = (box[2] - box[0]) / s, (box[3] - box[1]) / s
+    cells = [[0.0] * s for _ in range(s)]
+    for r in range(s):
+        for c in range(s):
+            left, top = box[0] + c * cell_w, box[1] + r * cell_h
+            for y, x in zip(ys, xs, strict=True):
+                across = min(left + cell_w, x + 1) - max(left, x)
+                down = min(top + cell_h, y + 1) - max(top, y)
+                if across > 0 and down > 0:
+                    cells[r][c] += across * down / (cell_w * cell_h) * 255
+    return box, cells
+
+
+def composite(
+    probabilities: Mapping[int, np.ndarray],
+    objects: Sequence[int],
+    size: tuple[int, int],
+    given: np.ndarray | None,
+) -> tuple[np.ndarray, list[float], np.ndarray]:
+    """background = prod(1 - p), normalise, argmax, pixel by pixel.
+
+    Third: where the winner leads by so little that rounding may decide otherwise.
+    """
+    index = np.zeros(size, np.uint8)
+    close = np.zeros(size, bool)
+    values: dict[int, list[float]] = {i: [] for i in objects}
+    fixed = [] if given is None else [i for i in objects if i in given]
+    for y in range(size[0]):
+        for x in range(size[1]):
+            if given is not None and given[y, x] in fixed:
+                index[y, x] = given[y, x]
+                values[int(given[y, x])].append(1.0)
+                continue
+            shares = {0: 1.0}
+            for i in objects:
+                if i in probabilities and i not in fixed:
+                    shares[i] = float(probabilities[i][y, x])
+                    shares[0] *= 1 - shares[i]
+            total = sum(shares.values())
+            winner = max(sorted(shares), key=lambda i: shares[i])
+            index[y, x] = winner
+            rest = [v for i, v in shares.items() if i != winner]
+            close[y, x] = bool(rest) and shares[winner] - max(rest) < 1e-4
+            if winner:
+                values[winner].append(shares[winner] / total)
+    return index, [sum(v) / len(v) if v else 0.0 for v in values.values()], close
+
+
+def order(starts: Sequence[Any]) -> list[int]:
+    """Given masks, then descending similarity; ties by frame, then object."""
+    return sorted(
+        range(len(starts)),
+        key=lambda n: (
+            0 if starts[n].given else 1,
+            -starts[n].similarity,
+            starts[n].frame,
+            starts[n].object_id,
+        ),
+    )
+
+
+def mask_of(tracklet: Any, frame: int, size: tuple[int, int]) -> np.ndarray:
+    k = frame - tracklet.first
+    return frame_of(tracklet.boxes[k], tracklet.masks[k], size)
+
+
+def is_covered(start: Any, tracklets: Sequence[Any], limit: float, size: tuple[int, int]) -> bool:
+    for t in tracklets:
+        frames = range(t.first, t.first + len(t.masks))
+        if t.start.object_id == start.object_id and start.frame in frames:
+            mine = frame_of(start.box, start.mask, size)
+            if overlap(mine, mask_of(t, start.frame, size)) > limit:
+                return True
+    return False
+
+
+def accept(
+    starts: Sequence[Any],
+    accepted: Sequence[Any],
+    grow: Callable[[Any], Any],
+    limit: float,
+    size: tuple[int, int],
+) -> list[Any]:
+    """One after the other: skip what is covered, propagate the rest."""
+    kept = list(accepted)
+    for start in starts:
+        if start.given or not is_covered(start, kept, limit, size):
+            kept.append(grow(start))
+    return kept
+
+
+def extend(
+    start: Any, networks: Any, features: Any, flow: Any, ratio: float, least: float, plain: bool
+) -> tuple[int, list[Any], list[Any]]:
+    """One starting point, one object, one frame at a time: first frame, boxes, masks."""
+
+    def go(frames: Sequence[int], flow_of: Callable[[int], Any]) -> list[tuple[Any, Any]]:
+        i = start.frame
+        boxes, masks = start.box[None], start.mask[None]
+        state = networks.start(features.coarse(i), features.fine(i), boxes, masks, plain=plain)
+        least_area = max(least, ratio * float(state.areas[0]))
+        result = []
+        for j in frames:
+            f, fine = features.coarse(j), features.fine(j)
+            state = networks.step(state, f, fine, flow_of(j), plain=plain)
+            if not state.alive[0] or float(state.areas[0]) < least_area:
+                break
+            result.append((state.boxes[0], state.masks[0]))
+        return result
+
+    after = go(range(start.frame + 1, len(features)), flow.to_previous)
+    before = go(range(start.frame - 1, -1, -1), flow.to_next)
+    whole = [*reversed(before), (start.box, start.mask), *after]
+    return start.frame - len(before), [b for b, _ in whole], [m for _, m in whole]
+
+
+def linked(
+    tracklets: Sequence[Any], frames: int, size: tuple[int, int], limit: float, nearest: bool
+) -> tuple[list[int], list[list[int]], list[bool]]:
+    """Object IDs, owner of each object and frame, which tracklets are merged."""
+    ids = sorted({t.start.object_id for t in tracklets})
+    tubes = {i: [-1] * frames for i in ids}
+    merged = [False] * len(tracklets)
+    ranked = order([t.start for t in tracklets])
+    for n in ranked:
+        t = tracklets[n]
+        mine = t.start.object_id
+        span = range(t.first, t.first + len(t.masks))
+        clash = False
+        for i in ids:
+            values = [
+                overlap(mask_of(t, j, size), mask_of(tracklets[tubes[i][j]], j, size))
+                for j in span
+                if tubes[i][j] >= 0
+            ]
+            if values:
+                mean = sum(values) / len(values)
+                clash |= mean < limit if i == mine else mean > limit
+        if t.start.given or all(o < 0 for o in tubes[mine]) or not clash:
+            merged[n] = True
+            for j in span:
+                if tubes[mine][j] < 0:
+                    tubes[mine][j] = n
+    if nearest:
+        for i in ids:
+            for j in range(frames):
+                best, weight = -1, -1.0
+                for n in ranked:
+                    t = tracklets[n]
+                    in_span = t.first <= j < t.first + len(t.masks)
+                    if merged[n] and t.start.object_id == i and in_span:
+                        value = max(t.start.similarity, 0) / (1 + abs(j - t.start.frame))
+                        if value > weight + 1e-9:
+                            best, weight = n, value
+                tubes[i][j] = best
+    return ids, [tubes[i] for i in ids], merged
+
+
+def cosine(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(float(x) * float(y) for x, y in zip(a, b, strict=True))
+
+
+def expanded(
+    known: Mapping[int, list[Any]],
+    offered: Sequence[tuple[int, int, float, Any]],
+    given: set[tuple[int, int]],
+    rho: float,
+    count: int,
+    gap: int,
+) -> dict[int, list[Any]]:
+    """Templates by object: the given ones and confirmed offers (frame, object, conf, vector)."""
+    gallery = {i: list(v) for i, v in known.items()}
+    for i, vectors in gallery.items():
+        taken: list[int] = []
+        mine = [o for o in offered if o[1] == i]
+        for frame, _, _, vector in sorted(mine, key=lambda o: (-o[2], o[0])):
+            if (frame, i) in given or len(taken) >= count:
+                continue
+            if any(abs(frame - k) < gap for k in taken):
+                continue
+            if max(cosine(v, vector) for v in vectors) >= rho:
+                vectors.append(vector)
+                taken.append(frame)
+    return gallery
+
+
+def retrieved(
+    vectors: Any, gallery: Mapping[int, list[Any]], given: Sequence[int], rho: float
+) -> list[tuple[int, int, float]]:
+    """(object, proposal, similarity) of one frame."""
+    best: dict[int, tuple[int, float]] = {}
+    for n, vector in enumerate(vectors):
+        scores = {i: max(cosine(vector, t) for t in ts) for i, ts in gallery.items()}
+        winner = max(sorted(scores), key=lambda i: scores[i])
+        if scores[winner] > rho and scores[winner] > best.get(winner, (0, -2.0))[1]:
+            best[winner] = (n, scores[winner])
+    return [(i, n, s) for i, (n, s) in sorted(best.items()) if i not in given]

@@ -1,0 +1,278 @@
+"""Features, proposals, embeddings and matches, with the real tiny networks."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.config import Architecture
+from models.weights import random_networks
+from stages.boxmask import tight
+from stages.embeddings import embeddings
+from stages.features import features
+from stages.matches import Templates, expand, matches, retrieve
+from stages.proposals import proposals
+from stages.settings import MatchesSettings, ProposalsSettings
+from stages.types import Matches, Offers, StartingPoint, Tracklet
+from tests import reference
+from tests.clip import FRAMES, SIZE, Clip, Features, Masks, Proposals, make_clip
+
+NOTHING = Offers(
+    np.zeros(0, np.int32),
+    np.zeros(0, np.int32),
+    np.zeros((0, 4), np.float32),
+    np.zeros(0, np.float32),
+)
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    return make_clip()
+
+
+def test_features_do_not_depend_on_the_length_of_the_video(clip: Clip) -> None:
+    h, w = -(-SIZE[0] // 8), -(-SIZE[1] // 8)
+    for count in (1, 2, 3):
+        part = list(features(clip.images[:count], clip.networks))
+        assert len(part) == count
+        for j, (f, f4) in enumerate(part):
+            assert f.dtype == np.float16 and f.shape[1:] == (h, w) and f.flags.c_contiguous
+            assert f4 is not None and f4.shape[1:] == (2 * h, 2 * w)
+            np.testing.assert_array_equal(f, clip.features.coarse(j))
+            np.testing.assert_array_equal(f4, clip.features.fine(j))
+
+
+def test_features_equal_the_network_on_one_frame(clip: Clip) -> None:
+    assert clip.networks.trunk is not None
+    image = torch.from_numpy(clip.images[3]).permute(2, 0, 1)[None]
+    with clip.networks.inference():
+        f, _ = clip.networks.trunk(image)
+    np.testing.assert_allclose(f[0].numpy(), clip.features.coarse(3), rtol=2e-3, atol=2e-3)
+
+
+def test_proposals_and_embeddings(clip: Clip) -> None:
+    found = list(proposals(clip.features, SIZE, clip.networks, ProposalsSettings(per_frame=5)))
+    assert len(found) == FRAMES
+    for boxes, objectness in found:
+        assert boxes.shape == (5, 4) and boxes.dtype == objectness.dtype == np.float32
+        assert (np.diff(objectness) <= 0).all()
+        assert (boxes >= 0).all() and (boxes <= np.array([SIZE[1], SIZE[0]] * 2)).all()
+    vectors = list(embeddings(clip.features, lambda j: found[j][0], clip.networks))
+    for v in vectors:
+        assert v.shape == (5, 256) and v.dtype == np.float32
+        np.testing.assert_allclose((v**2).sum(1), 1, atol=1e-4)
+    # the five best of twelve are the five best of five, and embed alike beside others
+    np.testing.assert_array_equal(vectors[2], clip.proposals.embeddings(2)[:5])
+
+
+def test_frames_without_proposals_have_no_embeddings(clip: Clip) -> None:
+    none = np.zeros((0, 4), np.float32)
+    vectors = next(embeddings(clip.features, lambda j: none, clip.networks))
+    assert vectors.shape == (0, 256)
+
+
+def test_weights_without_a_module_are_named(clip: Clip) -> None:
+    bare = random_networks(Architecture.tiny(), modules=["trunk"])
+    with pytest.raises(ValueError, match="rpn"):
+        next(proposals(clip.features, SIZE, bare, ProposalsSettings()))
+    with pytest.raises(ValueError, match="reid"):
+        next(embeddings(clip.features, clip.proposals.boxes, bare))
+
+
+def run(clip: Clip, iteration: int = 1, **changes: object) -> Matches:
+    arguments: dict[str, object] = {
+        "iteration": iteration,
+        "features": clip.features,
+        "proposals": clip.proposals,
+        "first_masks": {0: clip.annotations[0]},
+        "offers": None,
+        "tracklets": (),
+        "networks": clip.networks,
+        "settings": MatchesSettings(rho_reid=0.5),
+        "skip_iou": 0.7,
+        "memo": Masks(),
+    }
+    return matches(**{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def naive(clip: Clip, rho: float, templates: dict[int, list[np.ndarray]]) -> list[StartingPoint]:
+    starts = []
+    for j in range(FRAMES):
+        known = [1, 3] if j == 0 else []
+        rows = reference.retrieved(clip.proposals.embeddings(j), templates, known, rho)
+        for i, n, similarity in rows:
+            box = clip.proposals.boxes(j)[n]
+            mask = clip.networks.masks(clip.features.coarse(j), box[None])[0]
+            if any(v > 127 for row in mask for v in row):
+                starts.append(StartingPoint(j, i, similarity, box, mask, False))
+    return starts
+
+
+def given_templates(clip: Clip) -> dict[int, list[np.ndarray]]:
+    first = clip.annotations[0]
+    return {
+        i: [clip.networks.embed(clip.features.coarse(0), tight(first == i)[None])[0]]
+        for i in (1, 3)
+    }
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.9, 0.96, 0.98])
+def test_matches_equal_the_loop(clip: Clip, rho: float) -> None:
+    found = run(clip, settings=MatchesSettings(rho_reid=rho))
+    assert not found.converged
+    assert [(s.frame, s.object_id, s.similarity) for s in found.starts[:2]] == [
+        (0, 1, 1),
+        (0, 3, 1),
+    ]
+    assert all(s.given for s in found.starts[:2])
+    expected = naive(clip, rho, given_templates(clip))
+    expected = [expected[n] for n in reference.order(expected)]
+    assert len(found.starts) - 2 == len(expected)
+    for s, e in zip(found.starts[2:], expected, strict=True):
+        assert (s.frame, s.object_id, s.given) == (e.frame, e.object_id, False)
+        assert s.similarity == pytest.approx(e.similarity, abs=1e-5)
+        np.testing.assert_array_equal(s.box, e.box)
+        np.testing.assert_array_equal(s.mask, e.mask)
+
+
+def test_no_more_starts_with_a_higher_threshold(clip: Clip) -> None:
+    counts = [
+        len(run(clip, settings=MatchesSettings(rho_reid=rho)).starts)
+        for rho in (0.5, 0.9, 0.95, 0.97, 0.99, 1.0)
+    ]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 2 and counts[-1] == 2
+
+
+def test_later_iterations_return_only_what_is_retrieved_and_converge(clip: Clip) -> None:
+    second = run(clip, iteration=2)
+    assert second.starts and not any(s.given for s in second.starts) and not second.converged
+    none = run(clip, iteration=2, settings=MatchesSettings(rho_reid=1.0))
+    assert none == Matches((), True)
+
+
+def test_without_retrieval_only_the_given_masks(clip: Clip) -> None:
+    first = run(clip, proposals=None)
+    assert [s.object_id for s in first.starts] == [1, 3] and not first.converged
+    assert run(clip, iteration=2, proposals=None) == Matches((), True)
+
+
+def test_an_object_may_first_be_given_later(clip: Clip) -> None:
+    late = np.where(clip.annotations[4] == 3, clip.annotations[4], 0).astype(np.uint8)
+    early = np.where(clip.annotations[0] == 1, clip.annotations[0], 0).astype(np.uint8)
+    found = run(clip, first_masks={4: late, 0: early}, settings=MatchesSettings(rho_reid=0.5))
+    assert [(s.frame, s.object_id) for s in found.starts[:2]] == [(0, 1), (4, 3)]
+    rest = {(s.frame, s.object_id) for s in found.starts[2:]}
+    assert (0, 1) not in rest and (4, 3) not in rest
+
+
+def test_what_accepted_tracklets_cover_is_left_out(clip: Clip) -> None:
+    found = run(clip, iteration=2)
+    chosen = found.starts[0]
+    owner = Tracklet(chosen, 1, chosen.frame, chosen.box[None], chosen.mask[None])
+    again = run(clip, iteration=2, tracklets=(owner,))
+    assert len(again.starts) == len(found.starts) - 1
+    assert (chosen.frame, chosen.object_id) not in {(s.frame, s.object_id) for s in again.starts}
+    stranger = replace(owner, start=replace(chosen, object_id=9))
+    assert len(run(clip, iteration=2, tracklets=(stranger,)).starts) == len(found.starts)
+    everything = [Tracklet(s, 1, s.frame, s.box[None], s.mask[None]) for s in found.starts]
+    assert run(clip, iteration=2, tracklets=everything).converged
+
+
+def test_masks_are_computed_once(clip: Clip) -> None:
+    memo = Masks()
+    first = run(clip, memo=memo)
+    before = dict(memo.known)
+    assert len(before) >= len(first.starts) - 2
+    without = copy(clip.networks)
+    without.mask = None
+    second = run(clip, memo=memo, networks=without)
+    assert memo.known == before
+    for a, b in zip(first.starts, second.starts, strict=True):
+        assert a.mask.tobytes() == b.mask.tobytes() and a.box.tobytes() == b.box.tobytes()
+
+
+def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
+    boxes = {j: tight(clip.annotations[j] == 1) for j in range(1, FRAMES)}
+    offers = Offers(
+        np.array(list(boxes), np.int32),
+        np.ones(len(boxes), np.int32),
+        np.stack(list(boxes.values())),
+        np.array([0.9, 0.95, 0.99, 0.97, 0.85, 0.95], np.float32),
+    )
+    chosen = MatchesSettings(rho_reid=0.5, template_gap=2, templates=3)
+    found = run(clip, iteration=2, offers=offers, settings=chosen)
+    offered = [
+        (j, 1, float(c), clip.networks.embed(clip.features.coarse(j), box[None])[0])
+        for (j, box), c in zip(boxes.items(), offers.confidences, strict=True)
+    ]
+    gallery = reference.expanded(given_templates(clip), offered, {(0, 1), (0, 3)}, 0.5, 3, 2)
+    assert len(gallery[1]) == 4 and len(gallery[3]) == 1
+    expected = naive(clip, 0.5, gallery)
+    expected = [expected[n] for n in reference.order(expected)]
+    assert [(s.frame, s.object_id) for s in found.starts] == [
+        (s.frame, s.object_id) for s in expected
+    ]
+    # an empty offer is no offer
+    assert len(run(clip, iteration=2, offers=NOTHING).starts) == len(run(clip, iteration=2).starts)
+
+
+def unit(rng: np.random.Generator, count: int) -> np.ndarray:
+    vectors = rng.normal(size=(count, 4)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 999), st.integers(0, 9), st.floats(-1, 1))
+def test_retrieval_equals_the_loop(seed: int, count: int, rho: float) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng, count)
+    gallery = {i: unit(rng, int(rng.integers(1, 4))) for i in (2, 4, 7)}
+    index = np.zeros((4, 4), np.uint8)
+    index[0, 0] = 4
+    reader = Proposals([np.arange(count * 4, dtype=np.float32).reshape(-1, 4)], [vectors])
+    known = {0: index} if seed % 2 else {}
+    found = retrieve(0, reader, gallery, known, MatchesSettings(rho_reid=rho))
+    lists = {i: list(t) for i, t in gallery.items()}
+    expected = reference.retrieved(vectors, lists, [4] if known else [], rho)
+    assert [(c.object_id, int(c.box[0]) // 4) for c in found] == [(i, n) for i, n, _ in expected]
+    for c, (_, _, similarity) in zip(found, expected, strict=True):
+        assert c.similarity == pytest.approx(similarity, abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 999), st.integers(0, 4), st.integers(1, 5), st.floats(-1, 1))
+def test_expansion_equals_the_loop(seed: int, count: int, gap: int, rho: float) -> None:
+    rng = np.random.default_rng(seed)
+    known = {i: list(unit(rng, 2)) for i in (1, 2)}
+    rows = [(j, i) for j in range(9) for i in (1, 2) if rng.random() < 0.6]
+    vectors = unit(rng, len(rows))
+    confidences = rng.choice([0.8, 0.9, 0.95, 1.0], len(rows))
+    offers = Offers(
+        np.array([j for j, _ in rows], np.int32),
+        np.array([i for _, i in rows], np.int32),
+        np.zeros((len(rows), 4), np.float32),
+        confidences.astype(np.float32),
+    )
+    fixed = {(0, 1), (4, 2)}
+    gallery: Templates = {i: list(v) for i, v in known.items()}
+    chosen = MatchesSettings(rho_reid=rho, templates=count, template_gap=gap)
+    expand(gallery, offers, fixed, chosen, lambda n: vectors[n])
+    offered = [
+        (j, i, float(c), v) for (j, i), c, v in zip(rows, offers.confidences, vectors, strict=True)
+    ]
+    expected = reference.expanded(known, offered, fixed, rho, count, gap)
+    for i in known:
+        np.testing.assert_array_equal(gallery[i], expected[i])
+
+
+def test_features_are_read_only_where_there_are_candidates(clip: Clip) -> None:
+    reader = Features(clip.features.rows)
+    run(clip, iteration=2, features=reader, settings=MatchesSettings(rho_reid=1.0))
+    # the templates of frame 0 and the frame's size; nothing to see anywhere else
+    assert set(reader.reads) == {0}

@@ -1,0 +1,214 @@
+"""Recurrent mask propagation: against one start at a time, for every wave, from the memo."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.networks import Networks
+from stages.settings import TrackletsSettings
+from stages.starts import extent, rank
+from stages.tracklets import propagate, tracklets
+from stages.types import StartingPoint, Tracklet
+from tests import reference
+from tests.clip import FRAMES, Clip, Features, Flow, Tracks, make_clip, same
+
+Calls = list[tuple[int, int]]
+
+
+@lru_cache(maxsize=1)
+def clip() -> Clip:
+    return make_clip()
+
+
+def powerless() -> Networks:
+    networks = copy(clip().networks)
+    networks.remp = None
+    return networks
+
+
+def run(
+    starts: list[StartingPoint],
+    wave: int = 4,
+    memo: Tracks | None = None,
+    accepted: tuple[Tracklet, ...] = (),
+    iteration: int = 1,
+    chosen: TrackletsSettings | None = None,
+    calls: Calls | None = None,
+    networks: Networks | None = None,
+) -> list[Tracklet]:
+    c = clip()
+    return tracklets(
+        iteration=iteration,
+        starts=starts,
+        accepted=accepted,
+        features=c.features,
+        flow=c.flow,
+        networks=networks or c.networks,
+        settings=chosen or TrackletsSettings(),
+        plain=False,
+        wave=wave,
+        memo=Tracks() if memo is None else memo,
+        progress=lambda done, total: None if calls is None else calls.append((done, total)),
+    )
+
+
+def expected(start: StartingPoint, chosen: TrackletsSettings, plain: bool = False) -> Tracklet:
+    c = clip()
+    first, boxes, masks = reference.extend(
+        start, c.networks, c.features, c.flow, chosen.abort_ratio, chosen.abort_area, plain
+    )
+    return Tracklet(start, 1, first, np.stack(boxes), np.stack(masks))
+
+
+def grow(starts: list[StartingPoint], chosen: TrackletsSettings, plain: bool) -> list[Tracklet]:
+    c = clip()
+    return propagate(starts, c.features, c.flow, c.networks, chosen, plain)
+
+
+@st.composite
+def starting_points(draw: st.DrawFn) -> list[StartingPoint]:
+    """Distinct starts in propagation order, some of them given."""
+    places = draw(
+        st.lists(
+            st.tuples(st.integers(0, FRAMES - 1), st.sampled_from([1, 3])),
+            min_size=1,
+            max_size=7,
+            unique=True,
+        )
+    )
+    similar = [draw(st.sampled_from([0.7, 0.8, 0.9])) for _ in places]
+    starts = [
+        clip().start(j, i, s, given=j == 0) for (j, i), s in zip(places, similar, strict=True)
+    ]
+    return sorted(starts, key=rank)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        TrackletsSettings(),
+        TrackletsSettings(abort_ratio=0.95),
+        TrackletsSettings(abort_area=450, abort_ratio=0),
+    ],
+)
+def test_propagation_equals_one_start_at_a_time(chosen: TrackletsSettings, plain: bool) -> None:
+    starts = [clip().start(j, i) for j, i in ((2, 1), (0, 3), (6, 3), (2, 3), (5, 1))]
+    for tracklet, start in zip(grow(starts, chosen, plain), starts, strict=True):
+        assert same(replace(tracklet, iteration=1), expected(start, chosen, plain))
+        assert tracklet.masks.dtype == np.uint8 and tracklet.boxes.dtype == np.float32
+        assert tracklet.covers(start.frame)
+        middle = start.frame - tracklet.first
+        np.testing.assert_array_equal(tracklet.masks[middle], start.mask)
+        np.testing.assert_array_equal(tracklet.boxes[middle], start.box)
+
+
+def test_abort() -> None:
+    start = clip().start(3, 1)
+    whole, alone = (
+        grow([start], TrackletsSettings(abort_area=a, abort_ratio=0), False)[0] for a in (0, 1e6)
+    )
+    assert len(whole.masks) == FRAMES and whole.first == 0
+    assert len(alone.masks) == 1 and alone.first == 3
+
+
+def test_a_start_without_a_cell_over_half_stays_alone() -> None:
+    start = clip().start(3, 1)
+    faint = replace(start, mask=np.minimum(start.mask, 127))
+    (tracklet,) = grow([faint], TrackletsSettings(), False)
+    assert tracklet.first == 3 and len(tracklet.masks) == 1
+
+
+def test_each_frame_is_read_once_a_direction() -> None:
+    c = clip()
+    features, flow = Features(c.features.rows), Flow(c.flow.rows)
+    starts = [c.start(j, i) for j in (0, 2, 3, 6) for i in (1, 3)]
+    propagate(
+        starts, features, flow, c.networks, TrackletsSettings(abort_area=0, abort_ratio=0), False
+    )
+    assert max(features.reads.values()) <= 2 and sum(features.reads.values()) <= 2 * FRAMES
+    assert set(flow.reads.values()) == {1} and len(flow.reads) == 2 * (FRAMES - 1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(starting_points(), st.integers(1, 9), st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]))
+def test_waves_and_memo_do_not_change_a_byte(
+    starts: list[StartingPoint], wave: int, skip: float
+) -> None:
+    chosen = TrackletsSettings(skip_iou=skip, abort_ratio=0.6)
+    memo = Tracks()
+    one = run(starts, 1, chosen=chosen)
+    many = run(starts, wave, memo, chosen=chosen)
+    # weights that cannot propagate: all of it comes from the memo
+    again = run(starts, wave, memo, chosen=chosen, networks=powerless())
+    size = extent(clip().features)
+    naive = reference.accept(starts, [], lambda s: expected(s, chosen), skip, size)
+    assert len(one) == len(many) == len(again) == len(naive)
+    for a, b, c, d in zip(one, many, again, naive, strict=True):
+        assert same(a, b) and same(a, c) and same(a, d)
+
+
+def test_given_starts_are_never_skipped_and_repeats_are() -> None:
+    start = clip().start(2, 1)
+    twin = replace(start, similarity=0.8)
+    assert [t.start.similarity for t in run([start, twin])] == [0.9]
+    assert len(run([start, replace(twin, given=True)])) == 2
+    assert len(run([start, replace(twin, object_id=2)])) == 2
+
+
+def test_later_iterations_keep_what_was_accepted_and_skip_what_it_covers() -> None:
+    starts = [clip().start(0, 1, 1.0, given=True), clip().start(0, 3, 1.0, given=True)]
+    first = run(starts)
+    covered = StartingPoint(
+        1, 1, 0.9, first[0].boxes[1 - first[0].first], first[0].masks[1 - first[0].first], False
+    )
+    chosen = TrackletsSettings(skip_iou=0.99)
+    second = run([covered, clip().start(4, 3)], accepted=tuple(first), iteration=2, chosen=chosen)
+    assert [t.iteration for t in second] == [1, 1, 2]
+    assert all(a is b for a, b in zip(second, first, strict=False))
+    assert second[2].start.object_id == 3
+
+
+def test_the_memo_serves_another_similarity_object_and_iteration() -> None:
+    memo = Tracks()
+    start = clip().start(2, 1)
+    (first,) = run([start], memo=memo)
+    other = replace(start, object_id=5, similarity=0.75)
+    (second,) = run([other], memo=memo, iteration=3)
+    assert second.iteration == 3 and second.start is other
+    assert same(replace(second, start=start, iteration=1), first)
+
+
+def test_a_skipped_member_of_a_wave_goes_to_the_memo_only() -> None:
+    memo = Tracks()
+    start = clip().start(2, 1)
+    near = replace(start, similarity=0.8, box=start.box + np.float32(0.25))
+    assert len(run([start, near], wave=2, memo=memo)) == 1
+    assert len(memo.known) == 2
+    narrow = Tracks()
+    assert len(run([start, near], wave=1, memo=narrow)) == 1
+    assert len(narrow.known) == 1
+
+
+def test_progress_ends_at_the_total() -> None:
+    calls: Calls = []
+    starts = [clip().start(j, 1, given=True) for j in range(5)]
+    run(starts, wave=2, calls=calls)
+    assert calls == [(2, 5), (4, 5), (5, 5)]
+    assert run([]) == []
+
+
+def test_one_frame_has_tracklets_of_one_mask() -> None:
+    c = clip()
+    features = Features(c.features.rows[:1])
+    (tracklet,) = propagate(
+        [c.start(0, 1)], features, Flow([]), c.networks, TrackletsSettings(), False
+    )
+    assert tracklet.first == 0 and len(tracklet.masks) == 1

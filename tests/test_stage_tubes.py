@@ -1,0 +1,171 @@
+"""Linking, rendering and offers against loops over frames and pixels."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.settings import TubesSettings
+from stages.tubes import link, offers, render
+from stages.types import StartingPoint, Tracklet
+from tests import reference
+
+SIZE = (24, 30)
+FRAMES = 5
+
+
+def track(
+    object_id: int,
+    frame: int,
+    similarity: float,
+    first: int,
+    corners: list[tuple[float, float]],
+    given: bool = False,
+    mask: np.ndarray | None = None,
+) -> Tracklet:
+    """A tracklet of boxes of 10 px at `corners`, full unless a mask is passed."""
+    full = np.full((4, 4), 255, np.uint8) if mask is None else mask
+    boxes = np.array([[x, y, x + 10, y + 10] for x, y in corners], np.float32)
+    start = StartingPoint(frame, object_id, similarity, boxes[frame - first], full, given)
+    return Tracklet(start, 1, first, boxes, np.stack([full] * len(corners)))
+
+
+@st.composite
+def tracks(draw: st.DrawFn) -> list[Tracklet]:
+    result = []
+    for n in range(draw(st.integers(1, 6))):
+        first = draw(st.integers(0, FRAMES - 1))
+        length = draw(st.integers(1, FRAMES - first))
+        x, y = draw(st.sampled_from([(2.0, 2.0), (5.0, 4.0), (14.0, 9.0), (-4.0, 12.5)]))
+        seed = draw(st.integers(0, 3))
+        mask = np.random.default_rng(seed).integers(100, 256, (4, 4), dtype=np.uint8)
+        result.append(
+            track(
+                draw(st.sampled_from([1, 4])),
+                draw(st.integers(first, first + length - 1)),
+                draw(st.sampled_from([0.7, 0.8, 0.9])),
+                first,
+                [(x + 0.7 * j, y) for j in range(length)],
+                given=n == 0,
+                mask=mask if seed else None,
+            )
+        )
+    return result
+
+
+@settings(max_examples=60, deadline=None)
+@given(tracks(), st.sampled_from(["greedy", "ownership"]), st.sampled_from([0.31, 0.5, 0.83]))
+def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float) -> None:
+    linking = link(items, FRAMES, SIZE, TubesSettings(linking=rule, contradiction=limit))
+    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limit, rule == "ownership")
+    assert list(linking.objects) == ids
+    assert linking.merged.tolist() == merged
+    assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
+
+
+def test_greedy_keeps_the_higher_order_and_ownership_the_nearer() -> None:
+    here = [(5.0, 5.0)] * FRAMES
+    items = [track(1, 4, 0.8, 0, here), track(1, 0, 1.0, 0, here, given=True)]
+    greedy = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
+    assert greedy.owner.tolist() == [[1] * 5] and greedy.merged.all()
+    ownership = link(items, FRAMES, SIZE, TubesSettings(linking="ownership"))
+    assert ownership.owner.tolist() == [[1, 1, 1, 0, 0]]
+
+
+def test_contradictions() -> None:
+    first = track(1, 0, 1.0, 0, [(0.0, 0.0)] * FRAMES, given=True)
+    other = track(2, 0, 1.0, 0, [(18.0, 12.0)] * FRAMES, given=True)
+    away = track(1, 2, 0.9, 2, [(12.0, 0.0)] * 2)
+    theirs = track(1, 2, 0.85, 2, [(17.0, 12.0)] * 2)
+    agrees = track(1, 2, 0.8, 2, [(1.0, 0.0)] * 2)
+    linking = link([agrees, theirs, away, other, first], FRAMES, SIZE, TubesSettings())
+    assert linking.merged.tolist() == [True, False, False, True, True]
+    assert linking.owner.tolist() == [[4] * 5, [3] * 5]
+
+
+def test_what_shares_no_frame_does_not_contradict() -> None:
+    items = [
+        track(1, 0, 1.0, 0, [(0.0, 0.0)] * 2, given=True),
+        track(1, 3, 0.8, 3, [(15.0, 10.0)] * 2),
+    ]
+    linking = link(items, FRAMES, SIZE, TubesSettings())
+    assert linking.owner.tolist() == [[0, 0, -1, 1, 1]]
+
+
+def test_a_given_mask_always_belongs_to_its_tube() -> None:
+    items = [
+        track(1, 0, 1.0, 0, [(0.0, 0.0)] * 4, given=True),
+        track(1, 3, 1.0, 2, [(15.0, 10.0)] * 3, given=True),
+    ]
+    linking = link(items, FRAMES, SIZE, TubesSettings())
+    assert linking.merged.all()
+    assert linking.owner.tolist() == [[0, 0, 0, 0, 1]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(tracks(), st.integers(0, 5))
+def test_rendering_equals_the_loop(items: list[Tracklet], seed: int) -> None:
+    fixed = np.random.default_rng(seed).choice([0, 0, 1, 255], SIZE).astype(np.uint8)
+    linking = link(items, FRAMES, SIZE, TubesSettings())
+    rendered = list(render(linking, items, {1: fixed}, FRAMES, SIZE))
+    assert len(rendered) == FRAMES
+    for j, (index, confidence) in enumerate(rendered):
+        probabilities = {
+            i: reference.mask_of(items[n], j, SIZE)
+            for i, n in zip(linking.objects, linking.owner[:, j], strict=True)
+            if n >= 0
+        }
+        known = fixed if j == 1 else None
+        expected, values, close = reference.composite(probabilities, linking.objects, SIZE, known)
+        assert index.dtype == np.uint8 and confidence.dtype == np.float32
+        assert (index == expected)[~close].all()
+        np.testing.assert_allclose(confidence, values, atol=0.05)
+        if j == 1 and 1 in linking.objects:
+            assert ((index == 1) == (fixed == 1)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(tracks(), st.sampled_from([0.55, 0.7, 0.85]))
+def test_offers_equal_the_loop(items: list[Tracklet], least: float) -> None:
+    chosen = TubesSettings(template_confidence=least)
+    linking = link(items, FRAMES, SIZE, chosen)
+    found = offers(linking, items, chosen, SIZE)
+    rows = []
+    for j in range(FRAMES):
+        for i, n in zip(linking.objects, linking.owner[:, j], strict=True):
+            if n < 0:
+                continue
+            p = reference.mask_of(items[n], j, SIZE)
+            ys, xs = (p > 0.5).nonzero()
+            if len(ys) and p[p > 0.5].mean() >= least:
+                box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+                rows.append((j, i, box, p[p > 0.5].mean()))
+    assert found.frames.tolist() == [r[0] for r in rows] and found.frames.dtype == np.int32
+    assert found.objects.tolist() == [r[1] for r in rows]
+    assert found.boxes.tolist() == [r[2] for r in rows] and found.boxes.shape == (len(rows), 4)
+    np.testing.assert_allclose(found.confidences, [r[3] for r in rows], atol=1e-4)
+
+
+def test_no_tracklets_render_the_background() -> None:
+    linking = link([], 2, SIZE, TubesSettings())
+    assert linking.objects == () and linking.owner.shape == (0, 2)
+    for index, confidence in render(linking, [], {}, 2, SIZE):
+        assert not index.any() and confidence.shape == (0,)
+    assert offers(linking, [], TubesSettings(), SIZE).boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("frames", [20, 120])
+def test_memory_does_not_grow_with_the_length_of_the_video(frames: int) -> None:
+    size = (240, 320)
+    item = track(1, 0, 1.0, 0, [(30.0, 30.0)] * frames, given=True)
+    linking = link([item], frames, size, TubesSettings())
+    tracemalloc.start()
+    for _ in render(linking, [item], {}, frames, size):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * size[0] * size[1] * 4
