@@ -53,9 +53,9 @@ def test_iou_equals_the_loop(
 @given(box_masks(), st.integers(-9, 9), st.integers(-9, 9))
 def test_paste_moves_with_its_box(item: tuple[np.ndarray, np.ndarray], dx: int, dy: int) -> None:
     box, mask = item
-    big = (150, 150)
-    here = full(box + 35, mask, big)
-    moved = full(box + np.array([35 + dx, 35 + dy] * 2, np.float32), mask, big)
+    big = (220, 220)
+    here = full(box + 70, mask, big)
+    moved = full(box + np.array([70 + dx, 70 + dy] * 2, np.float32), mask, big)
     np.testing.assert_allclose(np.roll(here, (dy, dx), (0, 1)), moved, atol=2e-4)
 
 
