@@ -124,9 +124,7 @@ def score_video(
     )
 
 
-def aggregate(
-    values: npt.NDArray[np.float64], *, official_decay: bool = False
-) -> Aggregate:
+def aggregate(values: npt.NDArray[np.float64], *, official_decay: bool = False) -> Aggregate:
     """Mean, recall and decay of J or F over the scored frames of one object, in order.
 
     Decay compares quarters whose neighbours share one frame. The official tool keeps the

@@ -1,0 +1,1 @@
+"""Typed, verified, content-addressed HDF5 artifacts (docs/artifacts.md)."""

@@ -1,0 +1,93 @@
+"""How a file appears in the cache: whole, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+TEMPORARY = ".tmp"
+BAD = ".bad"
+RESERVE = 16 << 20
+"""bytes left free beside every large write: more than what HDF5 holds back until it closes"""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CacheError(Exception):
+    """The artifact root cannot serve; one line that says where and what mends it."""
+
+
+class MissingArtifact(CacheError):
+    """The artifact is not there (any more)."""
+
+
+class DamagedArtifact(CacheError):
+    """The artifact's bytes are not those that were written; it is out of the way now."""
+
+
+@contextmanager
+def reporting(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a CacheError that names `path` and what mends it."""
+    try:
+        yield
+    except OSError as error:
+        raise trouble(path, error) from error
+
+
+def trouble(path: Path, error: OSError) -> CacheError:
+    """The CacheError for a failed access to `path`."""
+    mend = "free space there (dyenet prune)" if error.errno in FULL else "mend that"
+    return CacheError(
+        f"{path}: {error.strerror or error}; {mend}, or choose another folder with "
+        "[cache] root in luigi.cfg or the environment variable DYENET_CACHE"
+    )
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and its parents; CacheError if that fails."""
+    with reporting(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def temporary(path: Path) -> Path:
+    """A name of its own beside `path`."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file and wait until the disk has it; nothing is left if that fails."""
+    try:
+        with path.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Give a durably written file its final name, unless another writer was first."""
+    with suppress(FileExistsError):
+        os.link(temporary, path)
+    temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write `path` anew, atomically: a reader sees the old content or the new."""
+    draft = temporary(path)
+    write_durably(draft, data)
+    draft.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,140 @@
+"""Memos: results that outlive the run that needed them, beside its artifacts.
+
+Both are made of immutable files below `<root>/memo/`, so nothing is locked and a killed
+process harms nothing. A damaged file counts as forgotten. `reached` are the keys that
+pruning must know (cache.prune.record_run).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import keys
+from cache.files import DamagedArtifact, MissingArtifact
+from cache.store import Store
+
+Array = npt.NDArray[Any]
+
+TRACKLET = "memo-tracklet"
+MASK = "memo-mask"
+
+
+class TrackletMemo:
+    """Tracklets of one video, one file each, written at once: they are what costs.
+
+    recipe: everything a tracklet depends on but its starting point.
+    """
+
+    def __init__(self, store: Store, dataset: str, video: str, recipe: keys.Recipe) -> None:
+        self._store, self._dataset, self._video = store, dataset, video
+        self._recipe = recipe
+        self.reached: set[str] = set()
+
+    def get(self, frame: int, box: Array, mask: Array) -> dict[str, Array] | None:
+        """The tracklet started in `frame` by the box mask (4,), (s, s), or None.
+
+        Its arrays: first (1,) int32, boxes (L, 4) float32, masks (L, s, s) uint8.
+        """
+        key = keys.key(self._start(frame, box, mask))
+        self.reached.add(key)
+        try:
+            with self._store.read(TRACKLET, self._dataset, self._video, key) as reader:
+                return reader.arrays()
+        except (MissingArtifact, DamagedArtifact):
+            return None
+
+    def put(self, frame: int, box: Array, mask: Array, tracklet: Mapping[str, Any]) -> None:
+        """Keep a tracklet, given as the arrays that get() returns. CacheError as Store.write."""
+        recipe = self._start(frame, box, mask)
+        self.reached.add(keys.key(recipe))
+        with self._store.write(TRACKLET, self._dataset, self._video, recipe) as writer:
+            for name, value in tracklet.items():
+                writer.put(name, value)
+
+    def _start(self, frame: int, box: Array, mask: Array) -> keys.Recipe:
+        return {
+            "memo": self._recipe,
+            "frame": int(frame),
+            "box": [float(edge) for edge in box],
+            "mask": _digest(mask),
+        }
+
+
+class MaskMemo:
+    """Masks of boxes of one video, for use in a `with` block.
+
+    What the block adds becomes one file at its end, also if it ends in an error: so there
+    are as many files as runs that added something, and no file is ever appended to.
+    recipe: everything a mask depends on but its frame and box.
+    """
+
+    def __init__(self, store: Store, dataset: str, video: str, recipe: keys.Recipe) -> None:
+        self._store, self._dataset, self._video = store, dataset, video
+        self._recipe = recipe
+        self._group = keys.key(recipe)
+        self.reached = {self._group}
+        self._known: dict[tuple[int, bytes], Array] = {}
+        self._new: list[tuple[int, Array, Array]] = []
+
+    def get(self, frame: int, box: Array) -> Array | None:
+        """The mask (s, s) uint8 seen in a box (4,) float32, or None."""
+        return self._known.get((int(frame), box.tobytes()))
+
+    def put(self, frame: int, box: Array, mask: Array) -> None:
+        """Keep a mask; it is on disk after the block."""
+        known = (int(frame), box.tobytes())
+        if known not in self._known:
+            self._known[known] = mask
+            self._new.append((int(frame), box, mask))
+
+    def __enter__(self) -> MaskMemo:
+        """Read what earlier runs know."""
+        folder = self._store.folder(MASK, self._dataset, self._video)
+        for path in sorted(folder.glob(f"{keys.short(self._group)}-*.h5")):
+            self._load(path.stem.partition("-")[2])
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Write what is new. CacheError as Store.write."""
+        if not self._new:
+            return
+        frames, boxes, masks = zip(*self._new, strict=True)
+        arrays = {"frame": np.array(frames, np.int32), "box": np.stack(boxes)}
+        recipe = {"memo": self._recipe, "boxes": _digest(*arrays.values())}
+        with self._store.write(
+            MASK, self._dataset, self._video, recipe, group=self._group
+        ) as writer:
+            for name, value in arrays.items():
+                writer.put(name, value)
+            writer.put("mask", np.stack(masks))
+        self._new.clear()
+
+    def _load(self, short: str) -> None:
+        try:
+            with self._store.read(
+                MASK, self._dataset, self._video, short, group=self._group
+            ) as reader:
+                arrays = reader.arrays()
+        except (MissingArtifact, DamagedArtifact):
+            return
+        for frame, box, mask in zip(arrays["frame"], arrays["box"], arrays["mask"], strict=True):
+            self._known[int(frame), box.tobytes()] = mask
+
+
+def _digest(*arrays: Array) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

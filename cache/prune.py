@@ -1,0 +1,181 @@
+"""Garbage collection: a run records the keys it reaches; what no kept run reached may go."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cache import files
+from cache.files import BAD, TEMPORARY, CacheError, reporting
+from cache.keys import short
+from cache.schemas import SCHEMAS
+from cache.store import Store
+
+CHEAPEST = ("features", "flow")
+"""what goes first when space is short: large, and quick to compute anew"""
+
+ORPHANED = "orphaned temporary file"
+
+
+class Prunable(NamedTuple):
+    """A file that may go, and why."""
+
+    path: Path
+    bytes: int
+    reason: str
+
+
+class Usage(NamedTuple):
+    """What a stage occupies."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file below a stage's folder."""
+
+    path: Path
+    stage: str
+    bytes: int
+    modified: float
+
+    @property
+    def name(self) -> str:
+        """The digits that record_run() knows it by."""
+        return short(self.path.name)
+
+
+def record_run(
+    store: Store, run_id: str, keys: Iterable[str], memo_keys: Iterable[str] = ()
+) -> None:
+    """Record what a run reaches, in addition to what was recorded under its id before.
+
+    Best done before the run computes anything, and once more with the memo keys at its end.
+    run_id: a file name. CacheError if it cannot be written.
+    """
+    path = store.root / "runs" / f"{run_id}.json"
+    known = _load(path) if path.exists() else {"keys": [], "memo_keys": []}
+    record = {
+        "time": time.time(),
+        "keys": sorted({*known["keys"], *keys}),
+        "memo_keys": sorted({*known["memo_keys"], *memo_keys}),
+    }
+    files.make_folder(path.parent)
+    with reporting(path):
+        files.replace(path, json.dumps(record, indent=1).encode())
+
+
+def prune(
+    store: Store,
+    *,
+    stages: Collection[str] | None = None,
+    max_bytes: int | None = None,
+    min_age_s: float = 3600,
+    keep_runs: int | None = None,
+    delete: bool = False,
+) -> list[Prunable]:
+    """What may go; it goes only with delete=True.
+
+    That is: what no kept run reached, orphaned temporary files, damaged files, and the
+    records of runs not kept; then, while more than max_bytes would stay, files that runs
+    did reach: features and flow first, oldest first. Nothing younger than min_age_s
+    goes, since a run under way may be about to use it. stages: only their files (and only
+    they count for max_bytes). keep_runs: only the newest so many runs count; None: all.
+    Raises CacheError if a record cannot be read (what it reached would be lost), and
+    ValueError for an unknown stage.
+    """
+    if unknown := set(stages or ()) - set(SCHEMAS):
+        raise ValueError(f"no such stage: {', '.join(sorted(unknown))}")
+    kept, dropped = _runs(store, keep_runs)
+    marked = {short(key) for run in kept for key in (*run["keys"], *run["memo_keys"])}
+    entries = [e for e in _entries(store) if stages is None or e.stage in stages]
+    oldest = time.time() - min_age_s
+    found = [
+        Prunable(e.path, e.bytes, reason)
+        for e in entries
+        if e.modified <= oldest and (reason := _reason(e, marked))
+    ]
+    if stages is None:
+        found += _drafts(store, oldest)
+    if max_bytes is not None:
+        found += _excess(entries, {p.path for p in found}, max_bytes, oldest)
+    found += [Prunable(path, path.stat().st_size, "record of a run not kept") for path in dropped]
+    if delete:
+        for item in found:
+            with reporting(item.path):
+                item.path.unlink(missing_ok=True)
+    return found
+
+
+def usage(store: Store) -> dict[str, Usage]:
+    """Files and bytes of every stage, also of those without any."""
+    total = dict.fromkeys(SCHEMAS, Usage(0, 0))
+    for entry in _entries(store):
+        before = total[entry.stage]
+        total[entry.stage] = Usage(before.files + 1, before.bytes + entry.bytes)
+    return total
+
+
+def _reason(entry: Entry, marked: Collection[str]) -> str:
+    """Why a file may go; empty if it may not."""
+    if entry.path.suffix == TEMPORARY:
+        return ORPHANED
+    if entry.path.suffix == BAD:
+        return "damaged"
+    return "" if entry.name in marked else "reached by no kept run"
+
+
+def _drafts(store: Store, oldest: float) -> Iterator[Prunable]:
+    """Orphans beside the artifacts: of run records, digests and probes."""
+    for pattern in (f"*{TEMPORARY}", f"*/*{TEMPORARY}"):
+        for path in store.root.glob(pattern):
+            status = path.stat()
+            if status.st_mtime <= oldest:
+                yield Prunable(path, status.st_size, ORPHANED)
+
+
+def _excess(
+    entries: Iterable[Entry], going: Collection[Path], max_bytes: int, oldest: float
+) -> Iterator[Prunable]:
+    staying = sorted(
+        (e for e in entries if e.path not in going),
+        key=lambda e: (e.stage not in CHEAPEST, e.modified, e.path),
+    )
+    excess = sum(e.bytes for e in staying) - max_bytes
+    for entry in staying:
+        if excess > 0 and entry.modified <= oldest:
+            excess -= entry.bytes
+            yield Prunable(entry.path, entry.bytes, "over the size limit")
+
+
+def _entries(store: Store) -> Iterator[Entry]:
+    for stage, schema in SCHEMAS.items():
+        for path in sorted((store.root / schema.folder).glob("*/*/*.*")):
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            yield Entry(path, stage, status.st_size, status.st_mtime)
+
+
+def _runs(store: Store, keep: int | None) -> tuple[list[dict[str, list[str]]], list[Path]]:
+    """Records of the runs that count, and the paths of the other records."""
+    records = {path: _load(path) for path in (store.root / "runs").glob("*.json")}
+    newest = sorted(records, key=lambda path: records[path]["time"], reverse=True)
+    count = len(newest) if keep is None else keep
+    return [records[path] for path in newest[:count]], newest[count:]
+
+
+def _load(path: Path) -> dict[str, list[str]]:
+    try:
+        record = json.loads(path.read_bytes())
+        record["keys"], record["memo_keys"], record["time"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{path} is no record of a run: remove it to prune") from error
+    return dict(record)

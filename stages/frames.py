@@ -1,0 +1,282 @@
+"""Frames and index masks: the only file of the stages that opens files.
+
+Every message names the video, the frame, the path and what mends it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import cv2
+import numpy as np
+from PIL import Image as Pillow
+from PIL import UnidentifiedImageError
+
+from stages.types import Image, IndexMask
+
+VERSION = 1
+
+AHEAD = 4
+"""frames decoded ahead of the reader"""
+VOID = 255
+LEVELS = 32
+"""grey levels from which a mask without a palette cannot be object numbers"""
+
+FrameSource = tuple[Path, ...] | Path
+"""The images of a video in order, or one video file."""
+
+
+class BadInput(ValueError):
+    """Something in the person's files that cannot be used; one line."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the frames of a video are, without their pixels."""
+
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    """(H, W) px"""
+    fps: float | None
+    """None where the source names no rate"""
+    digests: tuple[str, ...]
+    """of each image file, or of the one video file"""
+
+
+def digest_file(path: Path) -> str:
+    """blake2b-128 of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class FrameReader(Sequence[Image]):
+    """The frames of a video, decoded when asked for.
+
+    Iterating decodes a few frames ahead in the background.
+    """
+
+    names: tuple[str, ...]
+    size: tuple[int, int]
+    fps: float | None
+
+    def decode(self, j: int) -> Image:
+        """Frame j: (H, W, 3) uint8 RGB."""
+        raise TypeError(f"{type(self).__name__} decodes nothing")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, j: int) -> Image: ...
+
+    @overload
+    def __getitem__(self, j: slice) -> list[Image]: ...
+
+    def __getitem__(self, j: int | slice) -> Image | list[Image]:
+        if isinstance(j, slice):
+            return [self.decode(i) for i in range(len(self))[j]]
+        return self.decode(range(len(self))[j])
+
+    def __iter__(self) -> Iterator[Image]:
+        # one thread, so that a video file is read in order
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[Future[Image]] = deque()
+            for j in range(len(self)):
+                waiting.append(pool.submit(self.decode, j))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+
+class ImageFrames(FrameReader):
+    """A video that lies as one image a frame."""
+
+    fps = None
+
+    def __init__(self, paths: Sequence[Path], video: str) -> None:
+        if not paths:
+            raise BadInput(f"video {video}: has no frames; put its images into its folder")
+        self.paths, self.video = tuple(paths), video
+        self.names = tuple(path.stem for path in paths)
+        self.size = _read_image(self.paths[0], video).shape[:2]
+
+    def decode(self, j: int) -> Image:
+        image = _read_image(self.paths[j], self.video)
+        if image.shape[:2] != self.size:
+            raise BadInput(
+                f"video {self.video}, frame {self.names[j]}: {self.paths[j]} is "
+                f"{_by(image.shape[:2])}, the first frame is {_by(self.size)}; "
+                "all frames of a video must be of one size"
+            )
+        return image
+
+
+class VideoFrames(FrameReader):
+    """A video that lies in one file; reading in order is fast, any order is exact."""
+
+    def __init__(self, path: Path, video: str) -> None:
+        self.path, self.video = path, video
+        self._capture = cv2.VideoCapture(str(path))
+        if not path.is_file() or not self._capture.isOpened():
+            raise BadInput(f"video {video}: {path} cannot be opened as a video file")
+        count = 0
+        while self._capture.grab():
+            count += 1
+        if not count:
+            raise BadInput(f"video {video}: {path} holds no frame that can be decoded")
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or None
+        self.names = tuple(f"{j:05d}" for j in range(count))
+        self._restart()
+        self.size = self.decode(0).shape[:2]
+
+    def _restart(self) -> None:
+        self._capture.release()
+        self._capture = cv2.VideoCapture(str(self.path))
+        self._next = 0
+        self._last: tuple[int, Image] | None = None
+
+    def decode(self, j: int) -> Image:
+        if self._last is not None and self._last[0] == j:
+            return self._last[1]
+        # seeking by position is inexact in many codecs: go back to the start instead
+        if j < self._next:
+            self._restart()
+        while self._next < j:
+            self._capture.grab()
+            self._next += 1
+        ok, image = self._capture.read()
+        self._next += 1
+        if not ok:
+            raise BadInput(
+                f"video {self.video}, frame {self.names[j]}: {self.path} cannot be decoded there; "
+                "the file is damaged or was changed"
+            )
+        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        self._last = (j, np.asarray(rgb, np.uint8))
+        return self._last[1]
+
+
+def open_frames(source: FrameSource, video: str) -> FrameReader:
+    """The frames of a video; BadInput if there are none or the first cannot be read."""
+    if isinstance(source, Path):
+        return VideoFrames(source, video)
+    return ImageFrames(source, video)
+
+
+def manifest(source: FrameSource, video: str) -> Manifest:
+    """Names, size and digests of all frames; every frame is decoded once to check it.
+
+    Raises BadInput for a missing, unreadable or differently sized frame.
+    """
+    frames = open_frames(source, video)
+    for _ in frames:
+        continue
+    files = [source] if isinstance(source, Path) else list(source)
+    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest_file, files)))
+
+
+def _read_image(path: Path, video: str) -> Image:
+    if not path.is_file():
+        raise BadInput(f"video {video}, frame {path.stem}: {path} is missing")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise BadInput(
+            f"video {video}, frame {path.stem}: {path} cannot be decoded as an image; "
+            "it is truncated or of another kind"
+        )
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _by(size: Sequence[int]) -> str:
+    """Width x height, as people write it."""
+    return f"{size[1]}x{size[0]}"
+
+
+# --- index masks -----------------------------------------------------------------
+
+
+def read_index_mask(
+    path: Path, size: tuple[int, int], video: str, frame: str, *, given: bool = False
+) -> IndexMask:
+    """An index mask (H, W) uint8: 0 background, object numbers, 255 void.
+
+    A mask of only 0 and 255 holds one object, number 1. given: a mask to start from, which
+    must hold an object. Raises BadInput for a missing or unreadable file, another size, a
+    colour or antialiased mask, and a given mask without an object.
+    """
+    where = f"video {video}, frame {frame}: mask {path}"
+    values = _index_values(path, where)
+    if values.shape != tuple(size):
+        raise BadInput(
+            f"{where} is {_by(values.shape)}, the frames are {_by(size)}; "
+            "scale it with nearest-neighbour interpolation or give the original"
+        )
+    present = np.bincount(values.ravel(), minlength=256).nonzero()[0].tolist()
+    if set(present) <= {0, VOID}:
+        values = (values == VOID).astype(np.uint8)
+        present = [1] if VOID in present else []
+    if given and not set(present) - {0, VOID}:
+        raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
+    return values
+
+
+def _index_values(path: Path, where: str) -> IndexMask:
+    """Pixel values of a mask file as object numbers."""
+    if not path.is_file():
+        raise BadInput(f"{where} is missing")
+    try:
+        with Pillow.open(path) as image:
+            image.load()
+            mode, stored = image.mode, image.format
+            pixels = np.array(image)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadInput(f"{where} cannot be decoded as an image ({error})") from error
+    if stored == "JPEG":
+        raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
+    if mode == "P":
+        return pixels.astype(np.uint8)
+    if mode == "1":
+        return pixels.astype(np.uint8) * VOID
+    if pixels.ndim == 3:
+        pixels = _grey(pixels, where)
+    if pixels.max(initial=0) > 255:
+        raise BadInput(f"{where} has 16-bit values up to {pixels.max()}; save it with 8 bits")
+    return _numbers(pixels.astype(np.uint8), where)
+
+
+def _grey(pixels: IndexMask, where: str) -> IndexMask:
+    """The one channel of a grey picture stored as colour; BadInput if it has colours."""
+    colour = pixels[..., : 3 if pixels.shape[2] >= 3 else 1]
+    if (colour == colour[..., :1]).all():
+        return np.ascontiguousarray(colour[..., 0])
+    packed = colour.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+    found, counts = np.unique(packed, return_counts=True)
+    common = ", ".join(f"#{found[n]:06x}" for n in np.argsort(-counts)[:4])
+    raise BadInput(
+        f"{where} is a colour picture ({len(found)} colours, most {common}) and not object "
+        "numbers; convert it: Image.open(p).quantize(256, dither=0).save(p), then check the numbers"
+    )
+
+
+def _numbers(values: IndexMask, where: str) -> IndexMask:
+    """Grey values as object numbers; BadInput if they look antialiased."""
+    counts = np.bincount(values.ravel(), minlength=256)
+    between = counts[1:VOID]
+    kinds = int((between > 0).sum())
+    soft = kinds >= 3 and counts[VOID] > between.sum()
+    if kinds > LEVELS or soft:
+        raise BadInput(
+            f"{where} has {kinds} grey values between 0 and 255: its edges are antialiased; "
+            "cut it at half: Image.open(p).convert('L').point(lambda v: 255 * (v > 127)).save(p)"
+        )
+    return values

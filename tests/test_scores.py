@@ -1,0 +1,197 @@
+"""J and F against the official formulas written out, and the counts of Table 2."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from stages.boxmask import cut
+from stages.scores import aggregate, jf, mask_digest, score_video, starting_points, unknown_ids
+from stages.types import IndexMask, StartingPoint
+
+DAVIS = Path(__file__).parents[1] / ".." / "shared" / "data" / "davis16"
+Plane = npt.NDArray[np.float64]
+
+
+def official_boundary(mask: Plane) -> npt.NDArray[np.bool_]:
+    seg = mask.astype(bool)
+    east, south, corner = np.zeros_like(seg), np.zeros_like(seg), np.zeros_like(seg)
+    east[:, :-1] = seg[:, 1:]
+    south[:-1] = seg[1:]
+    corner[:-1, :-1] = seg[1:, 1:]
+    boundary = (seg ^ east) | (seg ^ south) | (seg ^ corner)
+    boundary[-1] = seg[-1] ^ east[-1]
+    boundary[:, -1] = seg[:, -1] ^ south[:, -1]
+    boundary[-1, -1] = False
+    return boundary
+
+
+def official_jf(predicted: IndexMask, truth: IndexMask, object_id: int) -> tuple[float, float]:
+    """The official tool's arithmetic: full frames, float64, bool boundaries, disk dilation."""
+    a = (predicted == object_id).astype(np.float64)
+    b = (truth == object_id).astype(np.float64)
+    union = np.sum(a.astype(bool) | b.astype(bool))
+    j = 1.0 if np.isclose(union, 0) else np.sum(a.astype(bool) & b.astype(bool)) / union
+    radius = int(np.ceil(0.008 * np.linalg.norm(a.shape)))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disk = (x**2 + y**2 <= radius**2).astype(np.uint8)
+    edge_a, edge_b = official_boundary(a), official_boundary(b)
+    near_a = cv2.dilate(edge_a.astype(np.uint8), disk)
+    near_b = cv2.dilate(edge_b.astype(np.uint8), disk)
+    n_a, n_b = np.sum(edge_a), np.sum(edge_b)
+    if n_a == 0 and n_b > 0:
+        precision, recall = 1.0, 0.0
+    elif n_a > 0 and n_b == 0:
+        precision, recall = 0.0, 1.0
+    elif n_a == 0 and n_b == 0:
+        precision, recall = 1.0, 1.0
+    else:
+        precision, recall = np.sum(edge_a * near_b) / n_a, np.sum(edge_b * near_a) / n_b
+    f = 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
+    return float(j), float(f)
+
+
+def random_mask(rng: np.random.Generator, height: int, width: int) -> IndexMask:
+    """Blobs of objects 1..3 and void that overlap, touch the frame's edges or are absent."""
+    mask = np.zeros((height, width), np.uint8)
+    for value in (1, 2, 3, 255):
+        for _ in range(rng.integers(0, 3)):
+            centre = int(rng.integers(0, width)), int(rng.integers(0, height))
+            axes = int(rng.integers(1, width // 2 + 2)), int(rng.integers(1, height // 2 + 2))
+            cv2.ellipse(mask, centre, axes, float(rng.integers(180)), 0, 360, value, -1)
+    return mask
+
+
+def moved(mask: IndexMask, dx: int, dy: int) -> IndexMask:
+    shift = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    size = mask.shape[1], mask.shape[0]
+    return np.asarray(cv2.warpAffine(mask, shift, size, flags=cv2.INTER_NEAREST), np.uint8)
+
+
+def test_equal_to_the_official_formulas() -> None:
+    rng = np.random.default_rng(0)
+    for trial in range(400):
+        height, width = (int(v) for v in rng.integers(1, 140, 2))
+        truth = random_mask(rng, height, width)
+        predicted = moved(truth, *(int(v) for v in rng.integers(-6, 7, 2)))
+        if trial % 3 == 0:
+            predicted = random_mask(rng, height, width)
+        objects = (1, 2, 3, 7)
+        scores = score_video([predicted], lambda _, t=truth: t, objects)  # type: ignore[misc]
+        for n, i in enumerate(objects):
+            expected = official_jf(predicted, truth, i)
+            assert jf(predicted, truth, i) == pytest.approx(expected, abs=1e-9)
+            assert (scores.j[n], scores.f[n]) == jf(predicted, truth, i)
+
+
+@pytest.mark.skipif(not DAVIS.is_dir(), reason="the DAVIS 2016 sample is not on this machine")
+def test_equal_on_davis_frames() -> None:
+    for folder in sorted((DAVIS / "Annotations" / "480p").iterdir())[::6]:
+        first, later = (
+            (cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0).astype(np.uint8)
+            for path in sorted(folder.iterdir())[:9:8]
+        )
+        assert jf(first, later, 1) == pytest.approx(official_jf(first, later, 1), abs=1e-9)
+
+
+def test_empty_masks() -> None:
+    empty, full = np.zeros((40, 60), np.uint8), np.ones((40, 60), np.uint8)
+    small = empty.copy()
+    small[10:20, 10:20] = 1
+    assert jf(empty, empty, 1) == (1, 1)
+    assert jf(small, empty, 1) == (0, 0)
+    assert jf(empty, small, 1) == (0, 0)
+    assert jf(full, full, 1) == (1, 1)
+    assert jf(full, empty, 1) == official_jf(full, empty, 1)
+
+
+def test_void_of_the_truth_is_background() -> None:
+    truth = np.zeros((40, 60), np.uint8)
+    truth[10:20, 10:20] = 1
+    predicted = truth.copy()
+    truth[20:30, 10:20] = 255
+    assert jf(predicted, truth, 1) == (1, 1)
+
+
+def test_only_annotated_frames_are_scored() -> None:
+    masks = [random_mask(np.random.default_rng(n), 30, 40) for n in range(5)]
+    scores = score_video(masks, {1: masks[1], 4: masks[3]}.get, (1, 2))
+    assert scores.frames.tolist() == [1, 1, 4, 4]
+    assert scores.objects.tolist() == [1, 2, 1, 2]
+    assert scores.j[:2].tolist() == [1, 1]
+
+
+def test_another_size_is_an_error() -> None:
+    mask = np.zeros((10, 12), np.uint8)
+    with pytest.raises(ValueError, match=r"frame 0.*\(10, 12\).*\(12, 10\)"):
+        score_video([mask], lambda _: mask.T, (1,))
+
+
+def official_statistics(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    ids = np.round(np.linspace(1, len(values), 5) + 1e-10) - 1
+    ids = [int(np.uint8(int(v) % 256)) for v in ids]
+    quarters = [values[ids[i] : ids[i + 1] + 1] for i in range(4)]
+    decay = np.nan if not len(quarters[3]) else np.mean(quarters[0]) - np.mean(quarters[3])
+    return float(np.mean(values)), float(np.mean(values > 0.5)), float(decay)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 40, 67, 255, 256])
+def test_aggregate_is_the_official_one(frames: int) -> None:
+    values = np.random.default_rng(frames).random(frames)
+    result = aggregate(values)
+    expected = official_statistics(values)
+    assert (result.mean, result.recall, result.decay) == pytest.approx(expected, abs=1e-12)
+
+
+def test_decay_beyond_256_frames() -> None:
+    values = np.linspace(1, 0, 401)
+    assert aggregate(values).decay == pytest.approx(0.75)
+    official = aggregate(values, official_decay=True).decay
+    assert official == pytest.approx(official_statistics(values)[2], nan_ok=True)
+    assert official != pytest.approx(0.75)
+
+
+def test_recall_is_strict_and_no_frames_are_nan() -> None:
+    assert aggregate(np.array([0.5, 0.5, 0.51, 1.0])).recall == 0.5
+    assert math.isnan(aggregate(np.zeros(0)).mean)
+
+
+def start(mask: IndexMask, object_id: int, frame: int, given: bool = False) -> StartingPoint:
+    box, probability = cut(mask, object_id, 0.15, 28)
+    return StartingPoint(frame, object_id, 0.9, box, probability, given)
+
+
+def test_starting_points_as_table_2() -> None:
+    truth = np.zeros((60, 80), np.uint8)
+    truth[10:30, 10:30] = 1
+    truth[35:55, 40:70] = 2
+    swapped = np.where(truth == 1, 2, np.where(truth == 2, 1, 0)).astype(np.uint8)
+    annotations = {0: truth, 2: truth, 4: np.zeros_like(truth)}
+    starts = [
+        start(truth, 1, 0, given=True),
+        start(truth, 2, 0, given=True),
+        start(truth, 1, 2),
+        start(truth, 1, 2),
+        start(swapped, 2, 2),
+        start(truth, 1, 4),
+        start(truth, 1, 3),
+    ]
+    counts = starting_points(starts, annotations.get, 6)
+    assert (counts.correct, counts.total, counts.found, counts.visible) == (2, 4, 1, 2)
+    assert (counts.precision, counts.recall) == (0.5, 0.5)
+    nothing = starting_points([], annotations.get, 1)
+    assert math.isnan(nothing.precision)
+    assert nothing.visible == 2
+
+
+def test_digest_and_unknown_ids() -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    assert mask_digest([mask, mask]) == mask_digest(iter([mask, mask.copy()]))
+    assert mask_digest([mask]) != mask_digest([mask.reshape(6, 4)])
+    mask[0, :3] = 1, 4, 255
+    assert unknown_ids(mask, (1, 2)) == [4, 255]
