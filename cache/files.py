@@ -11,9 +11,6 @@ from pathlib import Path
 
 TEMPORARY = ".tmp"
 BAD = ".bad"
-RESERVE = 16 << 20
-"""bytes left free beside every large write: more than what HDF5 holds back until it closes"""
-
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

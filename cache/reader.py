@@ -83,17 +83,17 @@ class Reader:
         self.device: str = attributes["device"].decode()
         self.wall_seconds = float(attributes["wall_seconds"])
         schema.check(contents(self._file))
-        self._columns = {name: Column(self, self._file[name]) for name in self._file}
+        self._datasets = {name: self._file[name] for name in self._file}
 
     def __getitem__(self, name: str) -> Column:
-        return self._columns[name]
+        return Column(self, self._datasets[name])
 
     def __contains__(self, name: str) -> bool:
-        return name in self._columns
+        return name in self._datasets
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Everything, in memory."""
-        return {name: column[:] for name, column in self._columns.items()}
+        return {name: self[name][:] for name in self._datasets}
 
     def close(self) -> None:
         if self._file is not None:

@@ -6,9 +6,7 @@ in one step; the first of two writers wins. Files never change, so reading takes
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import platform
 import re
 import socket
@@ -23,7 +21,7 @@ from cache import files, keys
 from cache.files import reporting
 from cache.reader import Reader
 from cache.schemas import SCHEMAS
-from cache.writer import Spill, Writer
+from cache.writer import Ground, Writer
 
 LIBRARIES = ("dyenet", "numpy", "h5py", "hdf5plugin", "opencv-python", "torch", "torchvision")
 
@@ -72,31 +70,27 @@ class Store:
         path = self.path(stage, dataset, video, key, group)
         files.make_folder(path.parent)
         draft = files.temporary(path)
-        with reporting(path):
-            target = Spill(draft) if SCHEMAS[stage].streamed else io.BytesIO()
-        writer = Writer(SCHEMAS[stage], target, path)
         try:
-            yield writer
-            writer.finish(
-                {
-                    "recipe": keys.canonical(recipe),
-                    "key": key,
-                    "inputs": keys.canonical(inputs or {}),
-                    "versions": _versions(),
-                    "host": socket.gethostname(),
-                    "device": device,
-                    "wall_seconds": time.perf_counter() - started,
-                    "complete": 1,
-                }
-            )
+            writer = Writer(SCHEMAS[stage], path, draft)
+            try:
+                yield writer
+                writer.finish(
+                    {
+                        "recipe": keys.canonical(recipe),
+                        "key": key,
+                        "inputs": keys.canonical(inputs or {}),
+                        "versions": _versions(),
+                        "host": socket.gethostname(),
+                        "device": device,
+                        "wall_seconds": time.perf_counter() - started,
+                        "complete": 1,
+                    }
+                )
+            finally:
+                writer.abandon()
             with reporting(path):
-                if isinstance(target, Spill):
-                    os.fsync(target.fileno())
-                else:
-                    files.write_durably(draft, target.getvalue())
                 files.publish(draft, path)
         finally:
-            writer.abandon()
             draft.unlink(missing_ok=True)
 
     @contextmanager
@@ -115,14 +109,10 @@ class Store:
         files.make_folder(self.root)
         with reporting(self.root):
             draft = files.temporary(self.root / "writable")
-            probe = Spill(draft)
             try:
-                probe.write(b"1")
-                if probe.failure is not None:
-                    raise probe.failure
+                Ground(draft)
             finally:
-                probe.close()
-                draft.unlink()
+                draft.unlink(missing_ok=True)
 
 
 def _component(name: str) -> str:

@@ -1,15 +1,15 @@
 """Writing one artifact: checked against its schema, compressed beside the computation.
 
-HDF5 never sees a failing disk: what it writes goes through Python, which keeps the first
-error to itself and lets the rest of the file pass. (HDF5 that fails while it closes a file
-can take the process down at exit.) The error is raised at the next append or at the end.
+HDF5 must not meet a full disk: if it fails while it closes a file, it can take the process
+down at exit. So small artifacts are built in memory, and before a large one grows, Python
+claims the space, where a full disk is an ordinary OSError.
 """
 
 from __future__ import annotations
 
 import errno
-import io
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from queue import Queue
@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from cache.files import RESERVE, trouble
+from cache import files
+from cache.files import reporting, trouble
 from cache.schemas import FILTERS, Field, Schema
 
 Array = npt.NDArray[Any]
@@ -33,60 +34,72 @@ ROWS = 1024
 """most rows in a chunk of a dataset that grows"""
 QUEUE = 3
 """frames that may wait to be written"""
+SLACK = LARGEST_CHUNK + 4 * MEGABYTE
+"""more than an unfilled chunk and what HDF5 writes on its own account, also while it closes"""
 
 
-class Spill(io.FileIO):
-    """A new file that swallows writes after the first that failed."""
+class Ground:
+    """Space on disk that HDF5 can write a new file into without fail."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, "x+")
-        self.failure: OSError | None = None
+        self._path = path
+        self._end = 0
+        path.touch(exist_ok=False)
+        self.claim(0)
 
-    def write(self, data: Any) -> int:
-        """Write all of `data` while RESERVE bytes would stay free; never raises."""
-        left = memoryview(data).cast("B")
-        size = len(left)
-        try:
-            while self.failure is None and left:
-                self._need(len(left))
-                left = left[super().write(left) or 0 :]
-        except OSError as error:
-            self.failure = error
-        return size
+    def claim(self, size: int) -> None:
+        """Claim the first `size` bytes and slack. OSError if there is no room."""
+        if size + SLACK > self._end:
+            end = size + 2 * SLACK
+            with self._path.open("r+b") as file:
+                _claim(file.fileno(), self._end, end - self._end)
+            self._end = end
 
-    def truncate(self, size: int | None = None) -> int:
-        """Set the length; never raises."""
-        try:
-            if self.failure is None:
-                super().truncate(size)
-        except OSError as error:
-            self.failure = error
-        return size or 0
+    def renew(self) -> None:
+        """Claim again what opening the file anew has given back."""
+        self._end = 0
+        self.claim(0)
 
-    def _need(self, size: int) -> None:
-        disk = os.fstatvfs(self.fileno())
-        if disk.f_bavail * disk.f_frsize < size + RESERVE:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def settle(self, size: int) -> None:
+        """Give back all but the first `size` bytes; the file is then safe on disk.
+
+        HDF5 may have cut the file shorter while closing it.
+        """
+        with self._path.open("r+b") as file:
+            file.truncate(min(size, self._path.stat().st_size))
+            os.fsync(file.fileno())
+
+
+def _claim(file: int, start: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, start, size)
+    elif shutil.disk_usage(file).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class Growing:
     """A dataset under way; whole chunks are written, so that none is compressed twice."""
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset, ground: Ground | None) -> None:
         self.dataset = dataset
-        self.waiting: list[Array] = []
+        self.row_shape: tuple[int, ...] = dataset.shape[1:]
+        self._ground = ground
+        self._waiting: list[Array] = []
 
     def add(self, row: Array) -> None:
-        self.waiting.append(row)
-        if len(self.waiting) == self.dataset.chunks[0]:
+        self._waiting.append(row)
+        if len(self._waiting) == self.dataset.chunks[0]:
             self.flush()
 
     def flush(self) -> None:
-        if self.waiting:
+        if self._waiting:
+            rows = np.stack(self._waiting)
+            if self._ground is not None:
+                self._ground.claim(self.dataset.file.id.get_filesize() + 2 * rows.nbytes)
             before = len(self.dataset)
-            self.dataset.resize(before + len(self.waiting), axis=0)
-            self.dataset[before:] = np.stack(self.waiting)
-            self.waiting.clear()
+            self.dataset.resize(before + len(rows), axis=0)
+            self.dataset[before:] = rows
+            self._waiting.clear()
 
 
 class Writer:
@@ -96,23 +109,34 @@ class Writer:
     Raises ValueError where the schema is not met, CacheError where the disk fails.
     """
 
-    def __init__(self, schema: Schema, target: Spill | io.BytesIO, path: Path) -> None:
+    def __init__(self, schema: Schema, path: Path, draft: Path) -> None:
         self._schema = schema
-        self._target = target
         self._path = path
-        # Only whole chunks are written, so a chunk cache would only delay them.
-        self._file = h5py.File(target, "w", libver=FORMAT, rdcc_nbytes=0)
+        self._draft = draft
+        self._ground: Ground | None = None
         self._growing: dict[str, Growing] = {}
         self._queue: Queue[tuple[Growing, Array] | None] = Queue(QUEUE)
         self._thread: Thread | None = None
         self._error: Exception | None = None
+        # Only whole chunks are written, so a chunk cache would only delay them.
+        options = {"libver": FORMAT, "rdcc_nbytes": 0}
+        if schema.streamed:
+            # Claimed before HDF5 opens the file, since that already commits it to a write.
+            with reporting(path):
+                self._ground = Ground(draft)
+                self._file = h5py.File(draft, "w", locking=False, **options)
+                self._ground.renew()
+        else:
+            self._file = h5py.File(
+                draft, "w", driver="core", backing_store=False, block_size=MEGABYTE, **options
+            )
 
     def put(self, name: str, value: Any) -> None:
         """Write a whole dataset; a scalar fills a dataset of shape (1,)."""
         field = self._schema.field(name)
         values = _text(value) if field.dtype == "utf8" else _numbers(field, value)
-        self._create(field, np.atleast_1d(values), grows=False)
-        self._raise_failure()
+        values = np.atleast_1d(values)
+        self._create(field, values, grows=False)
 
     def append(self, name: str, row: npt.ArrayLike) -> None:
         """Add one row (a frame) to a dataset; it is written in the background.
@@ -124,44 +148,55 @@ class Writer:
         values = _numbers(field, row)
         if name not in self._growing:
             empty = np.empty((0, *values.shape), values.dtype)
-            self._growing[name] = Growing(self._create(field, empty, grows=True))
+            self._growing[name] = Growing(self._create(field, empty, grows=True), self._ground)
         if self._thread is None:
             self._thread = Thread(target=self._work, name="cache writer", daemon=True)
             self._thread.start()
         growing = self._growing[name]
-        if values.shape != growing.dataset.shape[1:]:
+        if values.shape != growing.row_shape:
             raise ValueError(
                 f"{self._schema.stage}: a row of {name} has shape {values.shape}, "
-                f"those before {growing.dataset.shape[1:]}"
+                f"those before {growing.row_shape}"
             )
         # The caller may use its array again before this one is written.
         self._queue.put((growing, values.copy()))
         self._raise_failure()
 
     def finish(self, attributes: Mapping[str, str | int | float]) -> None:
-        """Write what waits and the attributes, check the schema and close."""
+        """Write what waits and the attributes, check the schema; the draft is then on disk."""
         self._join()
-        for growing in self._growing.values():
-            growing.flush()
         self._raise_failure()
-        self._schema.check(contents(self._file))
-        for name, value in attributes.items():
-            self._file.attrs[name] = _fixed(value) if isinstance(value, str) else value
-        self._file.close()
-        self._raise_failure()
+        with reporting(self._path):
+            for growing in self._growing.values():
+                growing.flush()
+            self._schema.check(contents(self._file))
+            for name, value in attributes.items():
+                self._file.attrs[name] = _fixed(value) if isinstance(value, str) else value
+            self._settle()
 
     def abandon(self) -> None:
-        """Stop and release everything, whatever the state; nothing more is written."""
-        if isinstance(self._target, Spill):
-            self._target.failure = self._target.failure or OSError(errno.ECANCELED, "abandoned")
+        """Stop and release everything, whatever the state."""
         self._error = self._error or RuntimeError("abandoned")
         self._join()
         self._file.close()
-        self._target.close()
+
+    def _settle(self) -> None:
+        self._file.flush()
+        if self._ground is None:
+            files.write_durably(self._draft, self._file.id.get_file_image())
+        else:
+            size = self._file.id.get_filesize()
+            self._file.close()
+            self._ground.settle(size)
 
     def _create(self, field: Field, values: Array, *, grows: bool) -> h5py.Dataset:
+        self._queue.join()
+        self._raise_failure()
         if field.name in self._file:
             raise ValueError(f"{self._schema.stage}: {field.name} is written twice")
+        if self._ground is not None:
+            with reporting(self._path):
+                self._ground.claim(self._file.id.get_filesize() + 2 * values.nbytes)
         dataset = self._file.create_dataset(
             field.name,
             data=values,
@@ -177,21 +212,24 @@ class Writer:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             growing, row = item
-            if self._error is None:
-                try:
+            try:
+                if self._error is None:
                     growing.add(row)
-                except Exception as error:
-                    self._error = error
+            except Exception as error:
+                self._error = error
+            finally:
+                self._queue.task_done()
 
     def _join(self) -> None:
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join()
+            self._queue.task_done()
             self._thread = None
 
     def _raise_failure(self) -> None:
-        if isinstance(self._target, Spill) and self._target.failure is not None:
-            raise trouble(self._path, self._target.failure) from self._target.failure
+        if isinstance(self._error, OSError):
+            raise trouble(self._path, self._error) from self._error
         if self._error is not None:
             raise self._error
 

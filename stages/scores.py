@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.boxmask import VOID, object_ids, paste
+from stages.boxmask import object_ids, paste
 from stages.types import IndexMask, StartingPoint
 
 VERSION = 1
@@ -183,8 +183,9 @@ def mask_digest(masks: Iterable[IndexMask]) -> str:
 
 def unknown_ids(mask: IndexMask, objects: Collection[int]) -> list[int]:
     """IDs of a mask, void included, that are neither background nor among the objects."""
-    present = np.bincount(mask.ravel(), minlength=VOID + 1).nonzero()[0]
-    return [int(i) for i in present if i and i not in objects]
+    known = np.zeros(256, np.uint8)
+    known[[0, *objects]] = 1
+    return [int(i) for i in np.unique(mask[cv2.LUT(mask, known) == 0])]
 
 
 def _same_shape(predicted: IndexMask, truth: IndexMask, where: str = "") -> None:

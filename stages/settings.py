@@ -87,7 +87,9 @@ class TubesSettings(Checked):
     """Linking (section 3.2) and the offer of templates (section 3.3)."""
 
     linking: str = setting(
-        "greedy", "which tracklet owns a shared frame", choices=("greedy", "ownership")
+        "layered",
+        "order of linking: similarity (the paper's), iteration then similarity, or nearest in time",
+        choices=("greedy", "layered", "ownership"),
     )
     contradiction: float = setting(
         0.5, "IoU that separates agreeing from contradicting tracklets", low=0.0, high=1.0

@@ -18,19 +18,28 @@ VERSION = 1
 def link(
     tracklets: Sequence[Tracklet], frames: int, size: tuple[int, int], settings: TubesSettings
 ) -> Linking:
-    """Merge tracklets into tubes, greedily from the highest similarity down.
+    """Merge tracklets into tubes, greedily down an order.
+
+    The order is descending similarity (`greedy`, the paper's), or iteration by iteration
+    and within each by similarity (`layered`): similarity to a template that was itself
+    found is worth less, so what an earlier iteration settled stays.
 
     frames: T. size: (H, W) px. The best tracklet of an object starts its tube, and a given
     one always belongs to it. Any other is merged unless it contradicts: its mean IoU over
     shared frames with its own object's tube is below settings.contradiction, or with
     another object's tube above it. A contradictory tracklet is dropped wholly. On shared
-    frames the higher order keeps its mask (`greedy`), or the frame belongs to the merged
-    tracklet whose start is nearest in time, weighted by similarity (`ownership`).
+    frames the higher order keeps its mask; with `ownership` the order is the paper's and a
+    frame belongs to the merged tracklet whose start is nearest in time, weighted by
+    similarity.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
     owner = np.full((len(objects), frames), -1, np.int32)
     merged = np.zeros(len(tracklets), np.bool_)
-    order = sorted(range(len(tracklets)), key=lambda n: rank(tracklets[n].start))
+    layered = settings.linking == "layered"
+    order = sorted(
+        range(len(tracklets)),
+        key=lambda n: (tracklets[n].iteration if layered else 0, rank(tracklets[n].start)),
+    )
     for n in order:
         row = objects.index(tracklets[n].start.object_id)
         sure = tracklets[n].start.given or not (owner[row] >= 0).any()

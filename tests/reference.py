@@ -170,13 +170,16 @@ def extend(
 
 
 def linked(
-    tracklets: Sequence[Any], frames: int, size: tuple[int, int], limit: float, nearest: bool
+    tracklets: Sequence[Any], frames: int, size: tuple[int, int], limit: float, rule: str
 ) -> tuple[list[int], list[list[int]], list[bool]]:
     """Object IDs, owner of each object and frame, which tracklets are merged."""
     ids = sorted({t.start.object_id for t in tracklets})
     tubes = {i: [-1] * frames for i in ids}
     merged = [False] * len(tracklets)
     ranked = order([t.start for t in tracklets])
+    if rule == "layered":
+        rounds = sorted({t.iteration for t in tracklets})
+        ranked = [n for k in rounds for n in ranked if tracklets[n].iteration == k]
     for n in ranked:
         t = tracklets[n]
         mine = t.start.object_id
@@ -196,7 +199,7 @@ def linked(
             for j in span:
                 if tubes[mine][j] < 0:
                     tubes[mine][j] = n
-    if nearest:
+    if rule == "ownership":
         for i in ids:
             for j in range(frames):
                 best, weight = -1, -1.0

@@ -26,12 +26,13 @@ def track(
     corners: list[tuple[float, float]],
     given: bool = False,
     mask: np.ndarray | None = None,
+    iteration: int = 1,
 ) -> Tracklet:
     """A tracklet of boxes of 10 px at `corners`, full unless a mask is passed."""
     full = np.full((4, 4), 255, np.uint8) if mask is None else mask
     boxes = np.array([[x, y, x + 10, y + 10] for x, y in corners], np.float32)
     start = StartingPoint(frame, object_id, similarity, boxes[frame - first], full, given)
-    return Tracklet(start, 1, first, boxes, np.stack([full] * len(corners)))
+    return Tracklet(start, iteration, first, boxes, np.stack([full] * len(corners)))
 
 
 @st.composite
@@ -52,19 +53,37 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
                 [(x + 0.7 * j, y) for j in range(length)],
                 given=n == 0,
                 mask=mask if seed else None,
+                iteration=1 if n == 0 else draw(st.integers(1, 3)),
             )
         )
     return result
 
 
 @settings(max_examples=60, deadline=None)
-@given(tracks(), st.sampled_from(["greedy", "ownership"]), st.sampled_from([0.31, 0.5, 0.83]))
+@given(
+    tracks(),
+    st.sampled_from(["greedy", "layered", "ownership"]),
+    st.sampled_from([0.31, 0.5, 0.83]),
+)
 def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float) -> None:
     linking = link(items, FRAMES, SIZE, TubesSettings(linking=rule, contradiction=limit))
-    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limit, rule == "ownership")
+    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limit, rule)
     assert list(linking.objects) == ids
     assert linking.merged.tolist() == merged
     assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
+
+
+def test_layered_keeps_what_an_earlier_iteration_settled() -> None:
+    here, away = [(2.0, 2.0)] * 3, [(30.0, 20.0)] * 3
+    items = [
+        track(1, 0, 1.0, 0, [(2.0, 2.0)], given=True),
+        track(1, 3, 0.8, 2, here, iteration=1),
+        track(1, 3, 0.95, 2, away, iteration=2),
+    ]
+    layered = link(items, FRAMES, SIZE, TubesSettings(linking="layered"))
+    assert layered.owner.tolist() == [[0, -1, 1, 1, 1]]
+    greedy = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
+    assert greedy.owner.tolist() == [[0, -1, 2, 2, 2]]
 
 
 def test_greedy_keeps_the_higher_order_and_ownership_the_nearer() -> None:

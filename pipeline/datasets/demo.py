@@ -236,7 +236,7 @@ Drawn = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], list[Field]]
 def _compose(layers: Sequence[Layer], points: Field, t: float, rng: np.random.Generator) -> Drawn:
     """Image, mask and each layer's texture points, back to front."""
     height, width = points.shape[:2]
-    image = np.zeros((height, width, 3), np.float32)
+    image: Field = np.zeros((height, width, 3), np.float32)
     mask = np.zeros((height, width), np.uint8)
     places = []
     for number, layer in enumerate(layers):

@@ -1,0 +1,248 @@
+"""The command `dyenet`: one clip, and the care of cache and results.
+
+Arguments are parsed before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cache.files import CacheError
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    given = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = given.command
+    try:
+        return command(given)
+    except (UserError, CacheError) as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="dyenet",
+        description="Segment the objects of a video, given their masks in one frame.",
+        epilog="Whole datasets: luigi --module pipeline RunDataset --help",
+    )
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    segment = commands.add_parser("segment", help="segment one clip")
+    segment.add_argument("clip", type=Path, help="a video file, or a folder of frames")
+    segment.add_argument(
+        "mask",
+        type=Path,
+        help="mask of the first frame (a PNG with a number for each object), or a folder of "
+        "<frame>.png where objects enter later",
+    )
+    segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    _add_settings(segment)
+    segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    segment.set_defaults(command=_segment)
+
+    status = commands.add_parser("status", help="what of a run is cached, and why the rest is not")
+    _add_dataset(status)
+    status.add_argument("--videos", default="", help="only these: a,b")
+    _add_settings(status)
+    status.set_defaults(command=_status)
+
+    prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
+    prune.add_argument("--delete", action="store_true", help="delete; without it, only list")
+    prune.add_argument("--stages", default="", help="only these: features,flow")
+    prune.add_argument("--max-gb", type=float, help="then also delete until no more is left")
+    prune.add_argument(
+        "--min-age",
+        type=float,
+        default=1.0,
+        metavar="HOURS",
+        help="keep what is younger (default: 1)",
+    )
+    prune.add_argument("--keep-runs", type=int, help="only the newest so many runs count")
+    prune.set_defaults(command=_prune)
+
+    score = commands.add_parser("score", help="score a folder of masks as the benchmark does")
+    score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
+    _add_dataset(score)
+    score.add_argument("--output", type=Path, required=True, help="folder of the two CSVs")
+    score.set_defaults(command=_score)
+
+    report = commands.add_parser("report", help="make report.html of a run anew")
+    report.add_argument("output", type=Path, help="the --output folder of the run")
+    report.set_defaults(command=_report)
+
+    artifacts = commands.add_parser("artifacts", help="what the cache holds")
+    artifacts.add_argument("stage", nargs="?", help="list the files of this stage")
+    artifacts.set_defaults(command=_artifacts)
+    return top
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", default="demo", help="demo, davis16, davis17, ... or folder")
+    parser.add_argument("--root", help="folder of the dataset")
+    parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights", default="compact", help="a shipped model or a .safetensors file"
+    )
+    parser.add_argument("--variant", help="dyenet, remp, remp-no-attention or msk")
+    parser.add_argument("--rho-reid", help="similarity above which a proposal is kept (0.7)")
+    parser.add_argument("--max-iterations", help="rounds of retrieval and propagation (4)")
+    parser.add_argument("--precision", help="bf16 or fp32 (bf16)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any setting of docs/settings.md",
+    )
+
+
+def _segment(given: argparse.Namespace) -> int:
+    from pipeline import engine
+    from pipeline.roots import RunDataset
+
+    engine.stop_on_sigterm()
+    task = RunDataset(
+        dataset="clip",
+        root=str(given.clip),
+        masks=str(given.mask),
+        split="clip",
+        variant=given.variant,
+        weights=given.weights,
+        rho_reid=given.rho_reid,
+        max_iterations=given.max_iterations,
+        precision=given.precision,
+        set=given.set,
+        device=given.device,
+        output=str(given.output),
+    )
+    done = engine.build(task)
+    if done:
+        print(f"results: {given.output}")
+    return 0 if done else 1
+
+
+def _recipe(given: argparse.Namespace) -> Recipe:
+    from pipeline import runs
+    from pipeline.settings import OPTIONS, configured, gather, override, single
+
+    values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
+    options = runs.Options(
+        dataset=given.dataset,
+        root=given.root,
+        split=given.split,
+        videos=tuple(filter(None, given.videos.split(","))),
+        weights=given.weights,
+        settings=override(configured(), values),
+    )
+    return runs.plan(options, runs.cache_root())
+
+
+def _status(given: argparse.Namespace) -> int:
+    from cache.store import Store
+    from pipeline.runs import cache_root
+    from pipeline.status import status
+
+    video = ""
+    for state in status(_recipe(given), Store(cache_root())):
+        if state.video != video:
+            video = state.video
+            print(video)
+        print(f"  {state.label:14} {'cached' if state.cached else f'missing: {state.why}'}")
+    return 0
+
+
+def _prune(given: argparse.Namespace) -> int:
+    from cache.prune import prune
+    from cache.store import Store
+    from pipeline.runs import cache_root
+
+    root = cache_root()
+    try:
+        found = prune(
+            Store(root),
+            stages=tuple(filter(None, given.stages.split(","))) or None,
+            max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
+            min_age_s=given.min_age * 3600,
+            keep_runs=given.keep_runs,
+            delete=given.delete,
+        )
+    except ValueError as error:
+        raise UserError(f"--stages {given.stages}: {error}") from None
+    for item in found:
+        print(f"{_size(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
+    total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"
+    print(f"deleted {total}" if given.delete else f"{total}; --delete removes them")
+    return 0
+
+
+def _score(given: argparse.Namespace) -> int:
+    from pipeline.datasets import open_dataset
+    from pipeline.runs import cache_root
+    from pipeline.scoring import rule_of, score_folder, totals
+
+    dataset = open_dataset(given.dataset, given.root, given.split, cache_root())
+    rule = rule_of(given.dataset)
+    table = score_folder(given.masks, dataset, given.output, rule)
+    means = totals(table, rule.average)
+    print(", ".join(f"{name} {100 * means[name]:.1f}" for name in ("J_mean", "F_mean", "G")))
+    print(f"results: {given.output}")
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from pipeline.reports import report_html
+
+    print(report_html(given.output))
+    return 0
+
+
+def _artifacts(given: argparse.Namespace) -> int:
+    from cache.prune import usage
+    from cache.schemas import SCHEMAS
+    from cache.store import Store
+    from pipeline.runs import cache_root
+
+    store = Store(cache_root())
+    if given.stage is None:
+        for stage, used in usage(store).items():
+            print(f"{stage:14} {used.files:7} files {_size(used.bytes):>9}")
+        print(store.root)
+        return 0
+    if given.stage not in SCHEMAS:
+        raise UserError(f"{given.stage}: no such stage; there are {', '.join(SCHEMAS)}")
+    for path in sorted((store.root / SCHEMAS[given.stage].folder).glob("*/*/*")):
+        made = path.stat()
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
+        print(f"{_size(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
+    return 0
+
+
+def _size(count: int) -> str:
+    """12.3 MB."""
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""Prints docs/settings.md: `python -m pipeline.document > docs/settings.md`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from pipeline.settings import RunSettings, describe, sections
+
+
+def render() -> str:
+    """docs/settings.md: every setting with its default, range and meaning."""
+    lines = [
+        "# Settings",
+        "",
+        "Made by `python -m pipeline.document > docs/settings.md`.",
+        "",
+        "Give a setting as `--set section.name=value` (repeat it, or join several with commas),",
+        "or as `name=value` in that section of luigi.cfg. The command line overrides luigi.cfg,",
+        "and luigi.cfg overrides the defaults below. `SweepThreshold` also takes a list:",
+        "`--set tracklets.skip_iou=0.5,0.7,0.9`. Where the paper gives a value it is the default.",
+        "",
+    ]
+    for section, values in sections(RunSettings()).items():
+        lines += [f"## [{section}]", "", _first_line(type(values)), ""]
+        lines += ["| Setting | Default | Takes | Meaning |", "|---|---|---|---|"]
+        lines += [
+            f"| `{section}.{item.name}` | {item.default} | {describe(item)} "
+            f"| {item.metadata['text']} |"
+            for item in fields(values)
+        ]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").splitlines()[0]
+
+
+if __name__ == "__main__":
+    print(render(), end="")

@@ -1,0 +1,119 @@
+"""Luigi as this project uses it: defaults, exit status, messages and signals.
+
+An installed package works without a luigi.cfg, so what matters is set here; a luigi.cfg
+overrides it.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import luigi
+from luigi.cmdline_parser import CmdlineParser
+
+from cache.files import CacheError
+from pipeline.errors import UserError
+
+DEFAULTS = {
+    # Artifacts are published atomically under their keys, so two runs may share a machine.
+    "core": {"no_lock": "true", "log_level": "WARNING"},
+    # By default a failed run exits with status 0.
+    "retcode": {
+        "already_running": "10",
+        "missing_data": "20",
+        "not_run": "25",
+        "task_failed": "30",
+        "scheduling_error": "35",
+        "unhandled_exception": "40",
+    },
+    "worker": {"check_complete_on_run": "true"},
+    # A damaged artifact is made anew at once, also if it counted as done a moment ago.
+    "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
+}
+
+
+STOPPED = "stopped by SIGTERM; the same command goes on from here"
+
+
+class OneLine(logging.Filter):
+    """What a person can mend is one line; any other error keeps its traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, UserError | CacheError):
+            record.msg, record.args = str(error), ()
+            record.exc_info, record.exc_text = None, None
+        return True
+
+
+def install() -> None:
+    """Set the defaults that luigi.cfg leaves open, and quieten what a person can mend."""
+    config = luigi.configuration.get_config()
+    for section, values in DEFAULTS.items():
+        for name, value in values.items():
+            if not config.has_option(section, name):
+                config.set(section, name, value)
+    logging.getLogger("luigi-interface").addFilter(OneLine())
+
+
+def commanded() -> bool:
+    """Whether the luigi command is building its task, rather than a program."""
+    return CmdlineParser.get_instance() is not None
+
+
+@contextmanager
+def command() -> Iterator[None]:
+    """The block in which a root task reads what it was given.
+
+    On the command line an error that a person can mend ends it with one line and a status.
+    """
+    if not commanded():
+        yield
+        return
+    stop_on_sigterm()
+    if luigi.interface.core().local_scheduler:
+        # A worker of its own scheduler would only wait, then try again what cannot work.
+        luigi.configuration.get_config().set("worker", "keep_alive", "false")
+    try:
+        yield
+    except (UserError, CacheError) as error:
+        raise SystemExit(f"ERROR: {error}") from None
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGTERM. Luigi takes other exceptions for a failure of the task and goes on."""
+
+
+def stop_on_sigterm() -> None:
+    """On SIGTERM unwind, so that temporary files go, in the children of a worker too."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise Stopped if multiprocessing.parent_process() is None else UserError(STOPPED)
+
+    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
+        if isinstance(error, Stopped):
+            print(f"ERROR: {STOPPED}", file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
+
+    signal.signal(signal.SIGTERM, stop)
+    sys.excepthook = hook
+
+
+def build(task: luigi.Task) -> bool:
+    """Run a task with a scheduler of its own; whether all went well."""
+    luigi.configuration.get_config().set("worker", "keep_alive", "false")
+    result = luigi.build([task], local_scheduler=True, detailed_summary=True)
+    return result.status in (
+        luigi.LuigiStatusCode.SUCCESS,
+        luigi.LuigiStatusCode.SUCCESS_WITH_RETRY,
+    )

@@ -1,0 +1,139 @@
+"""Pictures of masks: palettes, frames with their masks drawn in, and overlay videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import UserError
+from stages.types import Image, IndexMask
+
+COLOURS = (
+    "#e08a00",
+    "#2f8fe0",
+    "#1fa36b",
+    "#e0503c",
+    "#a06be0",
+    "#12a5a5",
+    "#d85aa8",
+    "#8f9a1f",
+)
+"""of objects 1, 2, ... in overlays and in the report: told apart on light and dark alike"""
+TINT = 0.45
+"""share of an object's colour inside it; its contour is pure colour"""
+CODECS = "mp4v", "avc1"
+"""tried in this order: OpenCV's own wheels write the first, some system builds only the second"""
+QUALITY = 72
+"""of the small JPEGs"""
+FPS = 24.0
+"""of an overlay video whose input names no rate"""
+
+
+def colour(object_id: int) -> str:
+    """An object's colour in overlays and reports, as #rrggbb."""
+    return COLOURS[(object_id - 1) % len(COLOURS)]
+
+
+def overlay(image: Image, mask: IndexMask) -> Image:
+    """The image with every object tinted in its colour and outlined; void is left as it is.
+
+    image: (H, W, 3) RGB. mask: (H, W). Returns a new image of the same size.
+    """
+    import cv2
+
+    objects = np.where(mask == 255, np.uint8(0), mask)
+    x, y, w, h = cv2.boundingRect(objects)
+    result = image.copy()
+    if w:
+        window, objects = result[y : y + h, x : x + w], objects[y : y + h, x : x + w]
+        painted = _colours()[objects]
+        edge = cv2.morphologyEx(objects, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+        tinted = cv2.addWeighted(window, 1 - TINT, painted, TINT, 0)
+        np.copyto(window, tinted, where=(objects > 0)[..., None])
+        np.copyto(window, painted, where=((objects > 0) & (edge > 0))[..., None])
+    return result
+
+
+@lru_cache(maxsize=1)
+def _colours() -> npt.NDArray[np.uint8]:
+    """(256, 3) RGB of every ID."""
+    return np.array([[0] * 3] + [list(bytes.fromhex(colour(i)[1:])) for i in range(1, 256)], "u1")
+
+
+def davis_palette() -> bytes:
+    """The palette of the DAVIS and PASCAL VOC masks: 256 RGB triples.
+
+    Bit b of a channel of colour i is bit 3 (7 - b) + channel of i.
+    """
+    triples = np.zeros((256, 3), np.uint8)
+    for i in range(256):
+        for bit in range(8):
+            for channel in range(3):
+                triples[i, channel] |= (i >> (3 * (7 - bit) + channel) & 1) << bit
+    return triples.tobytes()
+
+
+def read_palette(mask: Path, objects: Sequence[int]) -> bytes:
+    """The palette of an input mask, or the DAVIS palette where it would show nothing.
+
+    That is where the file has none, or paints one of the objects like the background.
+    """
+    from PIL import Image as Pillow
+
+    with Pillow.open(mask) as file:
+        stored = file.getpalette("RGB") if file.mode == "P" else None
+    triples = np.zeros((256, 3), np.int16)
+    if stored:
+        triples[: len(stored) // 3] = np.array(stored, np.int16).reshape(-1, 3)
+    seen = np.abs(triples[list(objects)] - triples[0]).max(1) > 32
+    return triples.astype(np.uint8).tobytes() if seen.all() else davis_palette()
+
+
+def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
+    """Write an index mask as a palette PNG, the form of the benchmark servers."""
+    from PIL import Image as Pillow
+
+    image = Pillow.fromarray(mask)
+    image.putpalette(palette)
+    image.save(path, "PNG")
+
+
+def write_picture(path: Path, image: Image, mask: IndexMask, width: int) -> None:
+    """Write a small JPEG of a frame with its masks, `width` px wide."""
+    import cv2
+
+    size = width, max(1, round(image.shape[0] * width / image.shape[1]))
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    # Drawn after the resize, or the outlines would vanish in it.
+    drawn = overlay(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+    ok, data = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not ok:
+        raise UserError(f"{path}: this OpenCV can write no JPEG")
+    path.write_bytes(data.tobytes())
+
+
+class VideoFile:
+    """An mp4 file in the making: write() every frame, then close()."""
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
+        """size: (H, W) px. UserError if OpenCV can write no mp4 here."""
+        import cv2
+
+        for codec in CODECS:
+            code = cv2.VideoWriter.fourcc(*codec)
+            self._file = cv2.VideoWriter(str(path), code, fps or FPS, size[::-1])
+            if self._file.isOpened():
+                return
+        raise UserError(f"{path}: this OpenCV can write no mp4 (tried {', '.join(CODECS)})")
+
+    def write(self, image: Image) -> None:
+        """Add a frame: (H, W, 3) RGB."""
+        self._file.write(np.ascontiguousarray(image[..., ::-1]))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.release()

@@ -1,0 +1,237 @@
+"""Artifacts as the stages read them, and the stages' records as artifacts hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cache import memo
+from cache.keys import Recipe
+from cache.reader import Reader
+from cache.store import Store
+from cache.writer import Writer
+from stages.flow import decode
+from stages.scores import Scores, StartCounts
+from stages.types import (
+    Linking,
+    Matches,
+    Offers,
+    StartingPoint,
+    Tracklet,
+)
+
+Float32 = npt.NDArray[np.float32]
+
+
+class Features:
+    """stages.types.FeatureReader over an artifact."""
+
+    def __init__(self, features: Reader) -> None:
+        self._coarse = features["coarse"]
+        refined = "fine" in features
+        self._fine = features["fine"] if refined else None
+
+    def __len__(self) -> int:
+        return len(self._coarse)
+
+    def coarse(self, j: int) -> npt.NDArray[np.float16]:
+        return self._coarse[j]
+
+    def fine(self, j: int) -> npt.NDArray[np.float16] | None:
+        return None if self._fine is None else self._fine[j]
+
+
+class Flow:
+    """stages.types.FlowReader over an artifact."""
+
+    def __init__(self, flow: Reader) -> None:
+        self._to_previous = flow["to_previous"]
+        self._to_next = flow["to_next"]
+
+    def to_previous(self, j: int) -> Float32:
+        return decode(self._to_previous[j - 1])
+
+    def to_next(self, j: int) -> Float32:
+        return decode(self._to_next[j])
+
+
+class Proposals:
+    """stages.types.ProposalReader over two artifacts."""
+
+    def __init__(self, proposals: Reader, embeddings: Reader | None = None) -> None:
+        self._boxes = proposals["boxes"][:]
+        self._offsets = proposals["offsets"][:]
+        self._vectors = None if embeddings is None else embeddings["vectors"][:]
+
+    def _rows(self, j: int) -> slice:
+        return slice(int(self._offsets[j]), int(self._offsets[j + 1]))
+
+    def boxes(self, j: int) -> Float32:
+        return self._boxes[self._rows(j)]
+
+    def embeddings(self, j: int) -> Float32:
+        assert self._vectors is not None
+        return self._vectors[self._rows(j)]
+
+
+def offsets(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Where each of several joined lists begins, and where the last ends."""
+    return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def put_starts(out: Writer, starts: Sequence[StartingPoint], side: int) -> None:
+    """Write starting points; side: s of their masks."""
+    out.put("frame", [s.frame for s in starts])
+    out.put("object", [s.object_id for s in starts])
+    out.put("similarity", [s.similarity for s in starts])
+    out.put("box", np.array([s.box for s in starts], np.float32).reshape(-1, 4))
+    out.put("mask", np.array([s.mask for s in starts], np.uint8).reshape(-1, side, side))
+    out.put("given", [s.given for s in starts])
+
+
+def get_starts(reader: Reader) -> list[StartingPoint]:
+    """Starting points of an artifact, in its order."""
+    a = reader.arrays()
+    return [
+        StartingPoint(
+            int(a["frame"][n]),
+            int(a["object"][n]),
+            float(a["similarity"][n]),
+            a["box"][n],
+            a["mask"][n],
+            bool(a["given"][n]),
+        )
+        for n in range(len(a["frame"]))
+    ]
+
+
+def put_matches(out: Writer, matches: Matches, side: int) -> None:
+    """Write the matches of an iteration."""
+    put_starts(out, matches.starts, side)
+    out.put("converged", matches.converged)
+
+
+def get_matches(reader: Reader) -> Matches:
+    """The matches of an iteration."""
+    return Matches(tuple(get_starts(reader)), bool(reader["converged"][0]))
+
+
+def put_tracklets(out: Writer, tracklets: Sequence[Tracklet], side: int) -> None:
+    """Write accepted tracklets; side: s of their masks."""
+    put_starts(out, [t.start for t in tracklets], side)
+    out.put("iteration", [t.iteration for t in tracklets])
+    out.put("first", [t.first for t in tracklets])
+    out.put("offsets", offsets([len(t.masks) for t in tracklets]))
+    boxes = [np.zeros((0, 4), np.float32), *(t.boxes for t in tracklets)]
+    masks = [np.zeros((0, side, side), np.uint8), *(t.masks for t in tracklets)]
+    out.put("boxes", np.concatenate(boxes))
+    out.put("masks", np.concatenate(masks))
+
+
+def get_tracklets(reader: Reader) -> list[Tracklet]:
+    """Accepted tracklets of an artifact, in its order."""
+    starts, iteration, first = get_starts(reader), reader["iteration"][:], reader["first"][:]
+    boxes, masks, edges = reader["boxes"][:], reader["masks"][:], reader["offsets"][:]
+    return [
+        Tracklet(
+            start,
+            int(iteration[n]),
+            int(first[n]),
+            boxes[edges[n] : edges[n + 1]],
+            masks[edges[n] : edges[n + 1]],
+        )
+        for n, start in enumerate(starts)
+    ]
+
+
+def put_linking(out: Writer, linking: Linking, offers: Offers) -> None:
+    """Write what tubes hold besides their masks."""
+    out.put("objects", linking.objects)
+    out.put("owner", linking.owner)
+    out.put("merged", linking.merged)
+    out.put("offer_frame", offers.frames)
+    out.put("offer_object", offers.objects)
+    out.put("offer_box", offers.boxes)
+    out.put("offer_confidence", offers.confidences)
+
+
+def get_linking(tubes: Reader) -> Linking:
+    """Which tracklet owns each object in each frame."""
+    objects = tuple(int(i) for i in tubes["objects"][:])
+    return Linking(objects, tubes["owner"][:], tubes["merged"][:])
+
+
+def no_linking(objects: Sequence[int], frames: int) -> tuple[Linking, Offers]:
+    """For tubes that no tracklet made."""
+    linking = Linking(
+        tuple(objects), np.full((len(objects), frames), -1, np.int32), np.zeros(0, np.bool_)
+    )
+    none = np.zeros(0, np.int32)
+    return linking, Offers(none, none, np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+
+def get_offers(tubes: Reader) -> Offers:
+    """Boxes that tubes offer as templates."""
+    return Offers(
+        tubes["offer_frame"][:],
+        tubes["offer_object"][:],
+        tubes["offer_box"][:],
+        tubes["offer_confidence"][:],
+    )
+
+
+def put_scores(out: Writer, scores: Scores, counts: StartCounts, masks: str) -> None:
+    """Write scores; masks: digest of the masks scored."""
+    out.put("frame", scores.frames)
+    out.put("object", scores.objects)
+    out.put("J", scores.j)
+    out.put("F", scores.f)
+    out.put("starts_correct", counts.correct)
+    out.put("starts_total", counts.total)
+    out.put("pairs_found", counts.found)
+    out.put("pairs_visible", counts.visible)
+    out.put("masks_digest", masks)
+
+
+def get_scores(reader: Reader) -> Scores:
+    """J and F of an artifact."""
+    return Scores(*(reader[name][:] for name in ("frame", "object", "J", "F")))
+
+
+def get_counts(reader: Reader) -> StartCounts:
+    """Counts of starting points of an artifact."""
+    names = ("starts_correct", "starts_total", "pairs_found", "pairs_visible")
+    return StartCounts(*(int(reader[name][0]) for name in names))
+
+
+class TrackletMemo:
+    """stages.tracklets.TrackletMemo over the cache."""
+
+    def __init__(self, store: Store, dataset: str, video: str, recipe: Recipe) -> None:
+        self._memo = memo.TrackletMemo(store, dataset, video, recipe)
+
+    @property
+    def reached(self) -> set[str]:
+        """Keys that pruning must know."""
+        return self._memo.reached
+
+    def get(self, start: StartingPoint) -> Tracklet | None:
+        found = self._memo.get(start.frame, start.box, start.mask)
+        if found is None:
+            return None
+        return Tracklet(start, 0, int(found["first"][0]), found["boxes"], found["masks"])
+
+    def put(self, tracklet: Tracklet) -> None:
+        arrays = {"first": tracklet.first, "boxes": tracklet.boxes, "masks": tracklet.masks}
+        start = tracklet.start
+        self._memo.put(start.frame, start.box, start.mask, arrays)
+
+
+def rows(reader: Reader, name: str) -> Iterator[npt.NDArray[Any]]:
+    """A dataset of an artifact, row by row."""
+    column = reader[name]
+    for j in range(len(column)):
+        yield column[j]

@@ -1,0 +1,183 @@
+"""From what a person asked for to a recipe: sources, weights and settings, all digested.
+
+Digests of files are memoised, so that planning a run again reads no frame and no weight.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import models
+from cache import keys
+from cache.digests import FileDigests
+from cache.files import replace as replace_file
+from cache.files import reporting
+from pipeline.errors import UserError
+from pipeline.recipe import NEEDS, Recipe, VideoRecipe, read
+from pipeline.settings import RunSettings
+
+if TYPE_CHECKING:
+    from pipeline.datasets import Video
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asked for (docs/design.md, What a person types)."""
+
+    dataset: str = "demo"
+    root: str | None = None
+    split: str = "val"
+    masks: str | None = None
+    """of one clip: its first mask, or a folder of masks named after frames"""
+    videos: tuple[str, ...] = ()
+    """by name; empty: all of the split"""
+    weights: str = "compact"
+    """a shipped model, a file, or a folder of `<video>.safetensors`"""
+    device: str = "auto"
+    settings: RunSettings = field(default_factory=RunSettings)
+
+
+def cache_root() -> Path:
+    """The artifact root: DYENET_CACHE, else [cache] root in luigi.cfg, else ./artifacts."""
+    from luigi.configuration import get_config
+
+    found = os.environ.get("DYENET_CACHE") or get_config().get("cache", "root", "artifacts")
+    return Path(found).expanduser().absolute()
+
+
+def open_videos(options: Options) -> Sequence[Video]:
+    """The videos asked for; UserError names one that the split lacks."""
+    from pipeline.datasets import open_clip, open_dataset
+
+    if options.dataset == "clip":
+        return [open_clip(Path(options.root or ""), Path(options.masks or ""))]
+    dataset = open_dataset(options.dataset, options.root, options.split, cache_root())
+    found = {video.name: video for video in dataset.videos}
+    unknown = [name for name in options.videos if name not in found]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], found, 3) or sorted(found)[:10]
+        raise UserError(
+            f"--videos {unknown[0]}: split {options.split} of {options.dataset} has no such video; "
+            f"there are {', '.join(near)}"
+        )
+    return [found[name] for name in options.videos or found]
+
+
+@lru_cache(maxsize=64)
+def open_video(root: Path, recipe: str, video: str) -> Video:
+    """Where the files of a recipe's video are."""
+    made = read(root, recipe)
+    options = Options(made.dataset, made.root, made.split, made.masks, (video,))
+    return open_videos(options)[0]
+
+
+def person_error(error: ValueError) -> Exception:
+    """What a stage or a weights file finds wrong, as a UserError; other errors as they are."""
+    from models.weights import BadWeights
+    from stages.frames import BadInput
+
+    return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
+
+
+def plan(options: Options, root: Path) -> Recipe:
+    """The recipe of a run. UserError for whatever is wrong with what was asked for."""
+    if options.device not in DEVICES:
+        raise UserError(f"--device {options.device}: must be one of {', '.join(DEVICES)}")
+    videos = open_videos(options)
+    with FileDigests(root) as digests:
+        made = {video.name: _video(video, options, digests, root) for video in videos}
+    return Recipe(
+        options.dataset,
+        options.root and str(Path(options.root).absolute()),
+        options.split,
+        options.masks and str(Path(options.masks).absolute()),
+        options.device,
+        options.settings,
+        made,
+    )
+
+
+def _video(video: Video, options: Options, digests: FileDigests, root: Path) -> VideoRecipe:
+    """Digests of all that a video is made from."""
+
+    def digest(paths: Iterable[Path]) -> list[str]:
+        return [source_digest(digests, path, video.name) for path in paths]
+
+    frames = [video.frames] if isinstance(video.frames, Path) else list(video.frames)
+    names = [] if isinstance(video.frames, Path) else list(video.frame_names)
+    given, truth = video.first_masks, video.annotations
+    weights = find_weights(options.weights, video.name)
+    modules = module_digests(weights, digests, root)
+    _check_modules(weights, modules, options.settings.run.variant)
+    return VideoRecipe(
+        images=keys.key({"names": names, "files": digest(frames)}),
+        first_masks=keys.key(dict(zip(map(str, given), digest(given.values()), strict=True))),
+        annotations=keys.key(dict(zip(map(str, truth), digest(truth.values()), strict=True)))
+        if truth
+        else None,
+        weights=str(weights),
+        modules=modules,
+    )
+
+
+def source_digest(digests: FileDigests, path: Path, video: str) -> str:
+    """Digest of a source file; UserError if it cannot be read."""
+    try:
+        return digests.digest(path)
+    except OSError as error:
+        raise UserError(
+            f"video {video}: {path} cannot be read ({error.strerror}); restore the file, or leave "
+            "the video out with --videos"
+        ) from error
+
+
+def find_weights(asked: str, video: str) -> Path:
+    """The weights file of a video: shipped under a name, the file, or its own in a folder."""
+    shipped = Path(models.__file__).parent / "pretrained" / f"{asked}.safetensors"
+    path = shipped if shipped.is_file() else Path(asked).absolute()
+    if path.is_dir():
+        path = path / f"{video}.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"--weights {asked}: no such file as {path}; give a .safetensors file, a folder of "
+            "<video>.safetensors, or compact"
+        )
+    return path
+
+
+def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
+    """Digest of each module of a weights file, kept by the digest of the file."""
+    memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
+    try:
+        return dict(json.loads(memo.read_text()))
+    except (OSError, ValueError):
+        pass
+    from models.weights import BadWeights
+    from models.weights import module_digests as compute
+
+    try:
+        found = compute(path)
+    except BadWeights as error:
+        raise UserError(str(error)) from error
+    with reporting(memo):
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(memo, json.dumps(found).encode())
+    return found
+
+
+def _check_modules(path: Path, modules: Mapping[str, str], variant: str) -> None:
+    missing = [name for name in NEEDS[variant] if name not in modules]
+    if missing:
+        raise UserError(
+            f"weights {path}: holds no {', '.join(missing)}, which variant {variant} needs "
+            f"(it holds {', '.join(sorted(modules))})"
+        )

@@ -1,0 +1,273 @@
+"""Tables of scores: per frame, per object, per set, and the official two CSVs.
+
+Everything is made from one table, a row per frame, object and iteration (FRAMES), so that
+no two figures of a run can disagree.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError
+from stages.boxmask import object_ids
+from stages.frames import BadInput, read_index_mask
+from stages.scores import Scores, aggregate, score_video, unknown_ids
+from stages.types import IndexMask
+
+if TYPE_CHECKING:
+    from pipeline.datasets import Dataset, Video
+
+FRAMES = {
+    "video": "str",
+    "frame": "int64",
+    "object": "int64",
+    "iteration": "int64",
+    "J": "float64",
+    "F": "float64",
+    "scored": "bool",
+}
+"""columns of scores/frames.csv; frame counts from 0, scored: counts towards the means"""
+RESULTS = {
+    "video": "str",
+    "object": "int64",
+    "frames": "int64",
+    "J_mean": "float64",
+    "J_recall": "float64",
+    "J_decay": "float64",
+    "F_mean": "float64",
+    "F_recall": "float64",
+    "F_decay": "float64",
+    "G": "float64",
+}
+"""columns of results(); frames: how many were scored"""
+MEASURES = tuple(name for name, kind in RESULTS.items() if kind == "float64")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which frames count, and what the mean over a set is taken over."""
+
+    frames: str
+    """inner: all but a video's first and last (DAVIS); later: all without a given mask; all"""
+    average: str = "objects"
+    """objects; or categories: objects of one kind first (`cat_0001`, `cat_0002`: cat)"""
+
+    def __post_init__(self) -> None:
+        if self.frames not in ("inner", "later", "all"):
+            raise UserError(f"scored frames {self.frames!r}: must be inner, later or all")
+        if self.average not in ("objects", "categories"):
+            raise UserError(f"average over {self.average!r}: must be objects or categories")
+
+    def counts(self, frame: int, total: int, given: Iterable[int]) -> bool:
+        """Whether a frame counts in a video of `total` frames with masks given in some."""
+        if self.frames == "inner":
+            return 0 < frame < total - 1
+        return self.frames == "all" or frame not in given
+
+    def __str__(self) -> str:
+        frames = {
+            "inner": "all annotated frames but each video's first and last",
+            "later": "all annotated frames without a given mask",
+            "all": "all annotated frames",
+        }
+        return f"{frames[self.frames]}; mean over {self.average}"
+
+
+def rule_of(dataset: str) -> Rule:
+    """The rule a dataset is scored by: DAVIS's for its layouts, else every frame not given."""
+    return Rule("inner" if dataset in ("davis16", "davis17", "demo") else "later")
+
+
+def frame_table(
+    video: str, iteration: int, scores: Scores, counts: Callable[[int], bool]
+) -> pd.DataFrame:
+    """Scores of a video's iteration as rows of FRAMES; counts: whether a frame counts."""
+    frames = {
+        "video": video,
+        "frame": scores.frames,
+        "object": scores.objects,
+        "iteration": iteration,
+        "J": scores.j,
+        "F": scores.f,
+        "scored": [counts(int(frame)) for frame in scores.frames],
+    }
+    return pd.DataFrame(frames).astype(FRAMES)
+
+
+def join_frames(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of FRAMES below one another; an empty one where there are none."""
+    empty = pd.DataFrame({name: [] for name in FRAMES}).astype(FRAMES)
+    return pd.concat(tables, ignore_index=True) if tables else empty
+
+
+def last_iteration(frames: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each video's last iteration."""
+    return frames[frames["iteration"] == frames.groupby("video")["iteration"].transform("max")]
+
+
+def results(frames: pd.DataFrame) -> pd.DataFrame:
+    """RESULTS of one iteration: a row for each video and object, in order of both.
+
+    frames: rows of FRAMES, all of one iteration. G is the mean of J_mean and F_mean.
+    """
+    rows = []
+    for (video, i), part in frames[frames["scored"]].groupby(["video", "object"], sort=True):
+        part = part.sort_values("frame")
+        j, f = (aggregate(part[name].to_numpy(np.float64)) for name in ("J", "F"))
+        measured = (j.mean, j.recall, j.decay, f.mean, f.recall, f.decay, (j.mean + f.mean) / 2)
+        rows.append((video, i, len(part), *measured))
+    return pd.DataFrame(rows, columns=list(RESULTS)).astype(RESULTS)
+
+
+def totals(table: pd.DataFrame, average: str = "objects") -> dict[str, float]:
+    """Means of results() over a set, by column (J_mean ... G); NaN where there are no rows."""
+    values = table[list(MEASURES)]
+    if average == "categories":
+        values = values.groupby(table["video"].map(category)).mean()
+    return {name: float(values[name].mean()) for name in MEASURES}
+
+
+def category(video: str) -> str:
+    """The kind of object a video shows, by its name: `cat_0001` shows a cat."""
+    return re.split(r"[-_]?\d", video)[0] or video
+
+
+def write_official(table: pd.DataFrame, split: str, folder: Path, average: str) -> None:
+    """Write global_results-SPLIT.csv and per-sequence_results-SPLIT.csv into a folder.
+
+    Columns, order and rounding are those of the official tool.
+    """
+    means = totals(table, average)
+    overall = {"J&F-Mean": means["G"]} | {
+        f"{measure}-{name.capitalize()}": means[f"{measure}_{name}"]
+        for measure in "JF"
+        for name in ("mean", "recall", "decay")
+    }
+    each = pd.DataFrame(
+        {
+            "Sequence": table["video"] + "_" + table["object"].astype(str),
+            "J-Mean": table["J_mean"],
+            "F-Mean": table["F_mean"],
+        }
+    )
+    write_csv(folder / f"global_results-{split}.csv", pd.DataFrame([overall]), "%.3f")
+    write_csv(folder / f"per-sequence_results-{split}.csv", each, "%.3f")
+
+
+def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
+    """Write a table whole or not at all; without a format floats keep every digit."""
+    write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; UserError if the place cannot be written to."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8", newline="")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def objects_of(masks: Iterable[IndexMask], rule: Rule) -> tuple[int, ...]:
+    """The objects to score, by the masks given for a video.
+
+    DAVIS (rule.frames inner) counts to the highest ID, whether or not each one is there.
+    """
+    ids = sorted({i for mask in masks for i in object_ids(mask)})
+    return tuple(range(1, max(ids, default=0) + 1) if rule.frames == "inner" else ids)
+
+
+def score_folder(predicted: Path, dataset: Dataset, output: Path, rule: Rule) -> pd.DataFrame:
+    """Score masks of any program and write the official two CSVs into `output`.
+
+    predicted holds `<video>/<frame name>.png`. Videos are scored in parallel processes.
+    Returns results(). UserError, before anything is written, if a mask that counts is
+    missing, unreadable, of another size or in colour, or holds an unknown object.
+    """
+    workers = min(len(dataset.videos), os.cpu_count() or 1)
+    score = partial(_score, predicted=predicted, rule=rule)
+    if workers > 1:
+        # Spawned: a fork would inherit OpenCV's threads in a state that can hang.
+        with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
+            tables = list(pool.map(score, dataset.videos))
+    else:
+        tables = [score(video) for video in dataset.videos]
+    table = results(join_frames(tables))
+    write_official(table, dataset.split, output, rule.average)
+    return table
+
+
+def _one_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _score(video: Video, predicted: Path, rule: Rule) -> pd.DataFrame:
+    """Scored rows of FRAMES of one video."""
+    if not video.annotations:
+        raise UserError(f"video {video.name}: its dataset has no annotations to score against")
+    names, truths = video.frame_names, video.annotations
+    counted = [n for n in sorted(truths) if rule.counts(n, len(names), video.first_masks)]
+    size = _size(truths[min(truths)])
+    try:
+        given = [
+            read_index_mask(path, size, video.name, names[n])
+            for n, path in video.first_masks.items()
+        ]
+        objects = objects_of(given, rule)
+        scores = score_video(
+            (_predicted(predicted, video, n, size, objects) for n in counted),
+            lambda k: read_index_mask(truths[counted[k]], size, video.name, names[counted[k]]),
+            objects,
+        )
+    except BadInput as error:
+        raise UserError(str(error)) from error
+    scores = replace(scores, frames=np.array(counted, np.int32)[scores.frames])
+    return frame_table(video.name, 1, scores, lambda _: True)
+
+
+def _predicted(
+    folder: Path, video: Video, n: int, size: tuple[int, int], objects: Sequence[int]
+) -> IndexMask:
+    """The mask to score in frame n."""
+    name = video.frame_names[n]
+    path = folder / video.name / f"{name}.png"
+    where = f"video {video.name}, frame {name}"
+    if not path.is_file():
+        raise UserError(f"{where}: there is no mask {path}; every annotated frame needs one")
+    mask = read_index_mask(path, size, video.name, name)
+    extra = unknown_ids(mask, objects)
+    if extra:
+        raise UserError(
+            f"{where}: {path} holds object {extra[0]}, but the given masks have only "
+            f"{', '.join(map(str, objects))}; renumber the objects or set those pixels to 0"
+        )
+    return mask
+
+
+def _size(mask: Path) -> tuple[int, int]:
+    """(H, W) px of an annotation."""
+    from PIL import Image
+
+    try:
+        with Image.open(mask) as file:
+            return file.height, file.width
+    except OSError as error:
+        raise UserError(f"{mask}: not a readable mask ({error})") from error

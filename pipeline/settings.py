@@ -1,0 +1,202 @@
+"""Settings of a run: their defaults, ranges, names and where they may be set.
+
+Defaults live in code; a section of luigi.cfg overrides them, and the command line
+overrides luigi.cfg. `python -m pipeline.document` prints docs/settings.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields, replace
+from typing import Any
+
+from pipeline.errors import UserError
+from stages.settings import (
+    Checked,
+    FlowSettings,
+    MatchesSettings,
+    ProposalsSettings,
+    TrackletsSettings,
+    TubesSettings,
+    setting,
+)
+
+VARIANTS = ("dyenet", "remp", "remp-no-attention", "msk")
+
+
+@dataclass(frozen=True)
+class WholeRun(Checked):
+    """What concerns all stages."""
+
+    variant: str = setting(
+        "dyenet",
+        "the full method; Re-MP from the given masks alone, with or without attention; MSK",
+        choices=VARIANTS,
+    )
+    precision: str = setting(
+        "bf16", "arithmetic of the networks; part of every key", choices=("bf16", "fp32")
+    )
+    max_iterations: int = setting(
+        4, "rounds of retrieval and propagation, at most (section 3.3)", low=1, high=20
+    )
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All settings of a run; each field is a section of luigi.cfg."""
+
+    run: WholeRun = field(default_factory=WholeRun)
+    flow: FlowSettings = field(default_factory=FlowSettings)
+    proposals: ProposalsSettings = field(default_factory=ProposalsSettings)
+    matches: MatchesSettings = field(default_factory=MatchesSettings)
+    tracklets: TrackletsSettings = field(default_factory=TrackletsSettings)
+    tubes: TubesSettings = field(default_factory=TubesSettings)
+
+    @property
+    def iterations(self) -> int:
+        """Iterations that this variant runs: without retrieval there is one."""
+        return self.run.max_iterations if self.run.variant == "dyenet" else 1
+
+    @property
+    def plain(self) -> bool:
+        """Re-MP without region attention (Table 1)."""
+        return self.run.variant == "remp-no-attention"
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain JSON values by section."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Mapping[str, Any]]) -> RunSettings:
+        """The inverse of to_dict()."""
+        return cls(**{s: type(section)(**stored[s]) for s, section in sections(cls()).items()})
+
+
+def sections(settings: RunSettings) -> dict[str, Any]:
+    """Settings objects by section name."""
+    return {item.name: getattr(settings, item.name) for item in fields(settings)}
+
+
+def documented() -> dict[str, Field[Any]]:
+    """Every setting by its full name, such as `proposals.per_frame`."""
+    return {
+        f"{section}.{item.name}": item
+        for section, values in sections(RunSettings()).items()
+        for item in fields(values)
+    }
+
+
+def parse_set(text: str) -> dict[str, tuple[str, ...]]:
+    """The assignments in a --set option: values by setting name.
+
+    `a.b=1,c.d=2` sets two settings; `a.b=1,2,3` gives one setting three values, which a
+    sweep takes. UserError if a name is unknown.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if "=" in part:
+            name, part = (side.strip() for side in part.split("=", 1))
+            find(name)
+            found[name] = ()
+        elif not name:
+            raise UserError(f"--set {text}: write name=value, such as proposals.per_frame=50")
+        found[name] += (part,)
+    return found
+
+
+def find(name: str) -> Field[Any]:
+    """A setting by its full name; UserError with the closest names if there is none."""
+    known = documented()
+    if name not in known:
+        last = name.rsplit(".", 1)[-1]
+        near = [n for n in known if n.rsplit(".", 1)[-1] == last]
+        near += [n for n in difflib.get_close_matches(name, known, cutoff=0.8) if n not in near]
+        hint = f"did you mean {' or '.join(near[:3])}?" if near else "docs/settings.md lists all"
+        raise UserError(f"{name}: no such setting; {hint}")
+    return known[name]
+
+
+def parse(name: str, text: str) -> Any:
+    """A setting's value from text; UserError names the setting and what it takes."""
+    item = find(name)
+    try:
+        kind: Any = type(item.default)
+        value = kind(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
+        return value
+    except ValueError:
+        raise UserError(f"{name} = {text!r}: must be {describe(item)}") from None
+
+
+def describe(item: Field[Any]) -> str:
+    """What a setting takes: `an integer, 1 to 1000`, `one of dis, raft`."""
+    meta = item.metadata
+    if meta["choices"]:
+        return f"one of {', '.join(meta['choices'])}"
+    kind = {int: "an integer", float: "a number", str: "text"}[type(item.default)]
+    low, high = meta["low"], meta["high"]
+    if low is not None and high is not None:
+        return f"{kind}, {low:g} to {high:g}"
+    return kind if low is None else f"{kind}, at least {low:g}"
+
+
+def override(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
+    """Settings with some replaced, given as text by full name."""
+    for name, text in given.items():
+        value = parse(name, text)
+        section, item = name.split(".")
+        try:
+            changed = replace(getattr(settings, section), **{item: value})
+        except ValueError:
+            raise UserError(f"{name} = {text}: must be {describe(find(name))}") from None
+        settings = replace(settings, **{section: changed})
+    return settings
+
+
+def configured() -> RunSettings:
+    """The defaults with what luigi.cfg sets in the sections that are ours."""
+    from luigi.configuration import get_config
+
+    config = get_config()
+    given = {
+        f"{section}.{name}": value
+        for section in sections(RunSettings())
+        if config.has_section(section)
+        for name, value in config.items(section)
+        if name not in config.defaults()
+    }
+    try:
+        return override(RunSettings(), given)
+    except UserError as error:
+        raise UserError(f"luigi.cfg: {error}") from None
+
+
+OPTIONS = {
+    "variant": "run.variant",
+    "max_iterations": "run.max_iterations",
+    "precision": "run.precision",
+    "rho_reid": "matches.rho_reid",
+}
+"""settings that have a command-line option of their own"""
+
+
+def gather(
+    assignments: Iterable[str], options: Mapping[str, str | None]
+) -> dict[str, tuple[str, ...]]:
+    """Values by setting name, from every --set and from the OPTIONS that were given."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in assignments:
+        found |= parse_set(text)
+    return found | {OPTIONS[n]: (str(v),) for n, v in options.items() if v is not None}
+
+
+def single(given: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """Settings with one value each; UserError for a list."""
+    for name, values in given.items():
+        if len(values) != 1:
+            raise UserError(f"{name}: takes one value here; SweepThreshold takes a list")
+    return {name: values[0] for name, values in given.items()}

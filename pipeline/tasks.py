@@ -1,0 +1,413 @@
+"""The stages as Luigi tasks: what each reads, runs and writes.
+
+`pipeline.recipe.plan` says which artifacts a video needs and what each is made from; a
+task here makes one of them. Tasks are named by video and key, so that runs which share an
+artifact share its task, also when they run at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import luigi
+
+from cache.files import DamagedArtifact, MissingArtifact
+from cache.store import Store
+from pipeline import recipe as recipes
+from pipeline.progress import Progress
+from pipeline.runs import cache_root, person_error
+
+if TYPE_CHECKING:
+    from pipeline.jobs import Job
+
+WAVE = {"cpu": 1, "cuda": 8}
+"""starting points propagated together; enters no key, since no result depends on it"""
+
+
+class Target(luigi.Target):
+    """A file that is complete once it has its name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+class Step(luigi.Task):
+    """A task that has its damaged inputs made anew, and says how far it is."""
+
+    title: str
+
+    def run(self) -> Generator[list[luigi.Task], Any, None]:
+        if self.complete():
+            return
+        with Progress(self.title, self) as progress:
+            try:
+                self.make(progress)
+            except (DamagedArtifact, MissingArtifact) as error:
+                lost = [task for task in luigi.task.flatten(self.requires()) if not task.complete()]
+                if not lost:
+                    raise
+                progress.tell(str(error))
+                yield lost
+            except ValueError as error:
+                raise person_error(error) from error
+
+    def make(self, progress: Progress) -> None:
+        """Do the work."""
+        raise TypeError(f"{type(self).__name__} makes nothing")
+
+
+class Stage(Step):
+    """One artifact of one video."""
+
+    video = luigi.Parameter(description="name of the video")
+    key = luigi.Parameter(description="first digits of the artifact's key")
+    recipe = luigi.Parameter(significant=False, description="digest of the run's recipe")
+    iteration = luigi.IntParameter(default=0, description="iteration, from 1; 0 for none")
+
+    stage: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """The artifact's name within its video, such as `tubes(2)`."""
+        return recipes.label(self.stage, self.iteration)
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return f"{self.video} {self.label}"
+
+    def requires(self) -> dict[str, luigi.Task]:
+        spec = recipes.planned(cache_root(), self.recipe, self.video)[self.label]
+        return stage_tasks(self.recipe, self.video, spec.reads)
+
+    def output(self) -> Target:
+        dataset = recipes.read(cache_root(), self.recipe).dataset
+        return Target(Store(cache_root()).path(self.stage, dataset, self.video, self.key))
+
+    def make(self, progress: Progress) -> None:
+        from pipeline.jobs import Job
+
+        with Job(cache_root(), self.recipe, self.video, progress, self.label) as job:
+            if job.converged(self.iteration - (self.stage == "matches")):
+                job.copy(self.stage, self.iteration - 1)
+            else:
+                self.compute(job)
+
+    def compute(self, job: Job) -> None:
+        """Compute and write the artifact."""
+        raise TypeError(f"{type(self).__name__} computes nothing")
+
+
+class Frames(Stage):
+    """Names, size and digests of the frames; checks what was given for the video."""
+
+    stage = "frames"
+
+    def compute(self, job: Job) -> None:
+        found = job.manifest()
+        masks = job.source.first_masks
+        with job.write() as out:
+            out.put("names", list(found.names))
+            out.put("size", list(found.size))
+            out.put("fps", found.fps or 0.0)
+            # Of a video file there is one digest for all frames.
+            out.put("digests", list(found.digests) * (len(found.names) // len(found.digests)))
+            out.put("first_mask_frames", sorted(masks))
+            out.put("first_mask_digests", [job.digest(masks[j]) for j in sorted(masks)])
+            out.put("annotations_digest", job.made.annotations or "")
+
+
+class Features(Stage):
+    """N_feat (section 3)."""
+
+    stage = "features"
+
+    def compute(self, job: Job) -> None:
+        from stages.features import features
+
+        frames = job.frames()
+        with job.write() as out:
+            for f, f4 in job.progress.follow(features(frames, job.networks), len(frames)):
+                out.append("coarse", f)
+                if f4 is not None:
+                    out.append("fine", f4)
+
+
+class Flow(Stage):
+    """Optical flow, both ways (section 3.2)."""
+
+    stage = "flow"
+
+    def compute(self, job: Job) -> None:
+        import numpy as np
+
+        from stages.flow import flow
+
+        frames, settings = job.frames(), job.recipe.settings.flow
+        with job.write() as out:
+            if len(frames) == 1:
+                for name in ("to_previous", "to_next"):
+                    out.put(name, np.zeros((0, 2, *job.size()), np.int16))
+            pairs = flow(frames, settings, job.device)
+            for to_previous, to_next in job.progress.follow(pairs, len(frames) - 1):
+                out.append("to_previous", to_previous)
+                out.append("to_next", to_next)
+
+
+class Proposals(Stage):
+    """The RPN's boxes (section 3.1)."""
+
+    stage = "proposals"
+
+    def compute(self, job: Job) -> None:
+        import numpy as np
+
+        from pipeline.readers import offsets
+        from stages.proposals import proposals
+
+        features, settings = job.features(), job.recipe.settings.proposals
+        found = proposals(features, job.size(), job.networks, settings)
+        boxes, objectness = zip(*job.progress.follow(found, len(features)), strict=True)
+        with job.write() as out:
+            out.put("boxes", np.concatenate(boxes))
+            out.put("objectness", np.concatenate(objectness))
+            out.put("offsets", offsets([len(rows) for rows in boxes]))
+
+
+class Embeddings(Stage):
+    """The Re-ID network's vector of every proposal (section 3.1)."""
+
+    stage = "embeddings"
+
+    def compute(self, job: Job) -> None:
+        import numpy as np
+
+        from pipeline.readers import Proposals
+        from stages.embeddings import embeddings
+
+        features, boxes = job.features(), Proposals(job.open("proposals")).boxes
+        found = embeddings(features, boxes, job.networks)
+        vectors = list(job.progress.follow(found, len(features)))
+        with job.write() as out:
+            out.put("vectors", np.concatenate(vectors))
+
+
+class Matches(Stage):
+    """Re-ID: starting points of one iteration (sections 3.1 and 3.3)."""
+
+    stage = "matches"
+
+    def compute(self, job: Job) -> None:
+        from pipeline.readers import put_matches
+        from stages.matches import matches
+
+        settings, networks = job.recipe.settings, job.networks
+        with job.mask_memo() as memo:
+            found = matches(
+                iteration=self.iteration,
+                features=job.features(),
+                proposals=job.proposals(),
+                first_masks=job.first_masks(),
+                offers=job.offers(self.iteration - 1),
+                tracklets=job.tracklets(self.iteration - 1),
+                networks=networks,
+                settings=settings.matches,
+                skip_iou=settings.tracklets.skip_iou,
+                memo=memo,
+            )
+        with job.write() as out:
+            put_matches(out, found, networks.architecture.mask_size)
+
+
+class Tracklets(Stage):
+    """Re-MP: starting points propagated both ways (section 3.2)."""
+
+    stage = "tracklets"
+
+    def compute(self, job: Job) -> None:
+        from pipeline.readers import put_tracklets
+        from stages.tracklets import tracklets
+
+        settings, networks = job.recipe.settings, job.networks
+        with job.tracklet_memo() as memo:
+            found = tracklets(
+                iteration=self.iteration,
+                starts=job.matches(self.iteration).starts,
+                accepted=job.tracklets(self.iteration - 1),
+                features=job.features(),
+                flow=job.flow(),
+                networks=networks,
+                settings=settings.tracklets,
+                plain=settings.plain,
+                wave=WAVE[job.device],
+                memo=memo,
+                progress=job.progress,
+            )
+        with job.write() as out:
+            put_tracklets(out, found, networks.architecture.mask_size)
+
+
+class Tubes(Stage):
+    """Linking (section 3.2), and boxes offered as templates (section 3.3)."""
+
+    stage = "tubes"
+
+    def compute(self, job: Job) -> None:
+        from pipeline.readers import put_linking
+        from stages.tubes import link, offers, render
+
+        tracklets, size = job.tracklets(self.iteration), job.size()
+        frames, settings = job.length(), job.recipe.settings.tubes
+        linking = link(tracklets, frames, size, settings)
+        drawn = render(linking, tracklets, job.first_masks(), frames, size)
+        with job.write() as out:
+            for mask, confidence in job.progress.follow(drawn, frames):
+                out.append("masks", mask)
+                out.append("confidence", confidence)
+            put_linking(out, linking, offers(linking, tracklets, settings, size))
+
+
+class Msk(Stage):
+    """The baseline of Table 1, in place of features to tubes."""
+
+    stage = "msk"
+
+    def compute(self, job: Job) -> None:
+        from pipeline.readers import no_linking, put_linking
+        from stages.boxmask import object_ids
+        from stages.msk import msk
+
+        frames, first_masks = job.frames(), job.first_masks()
+        objects = sorted({i for mask in first_masks.values() for i in object_ids(mask)})
+        drawn = msk(frames, job.flow(), first_masks, job.networks)
+        with job.write() as out:
+            for mask, confidence in job.progress.follow(drawn, len(frames)):
+                out.append("masks", mask)
+                out.append("confidence", confidence)
+            put_linking(out, *no_linking(objects, len(frames)))
+
+
+class Scores(Stage):
+    """J, F and the quality of the starting points (section 4)."""
+
+    stage = "scores"
+
+    def compute(self, job: Job) -> None:
+        from pipeline.readers import put_scores, rows
+        from pipeline.scoring import objects_of, rule_of
+        from stages.scores import mask_digest, score_video, starting_points
+
+        tubes = job.tubes(self.iteration)
+        frames, height, width = tubes["masks"].shape
+        annotations = job.annotations((height, width))
+        digest = mask_digest(rows(tubes, "masks"))
+        scores = job.same_scores(digest)
+        if scores is None:
+            given = job.first_masks((height, width)).values()
+            objects = objects_of(given, rule_of(job.recipe.dataset))
+            masks = job.progress.follow(rows(tubes, "masks"), frames)
+            scores = score_video(masks, annotations, objects)
+        counts = starting_points(job.starts(self.iteration), annotations, frames)
+        with job.write() as out:
+            put_scores(out, scores, counts, digest)
+
+
+STAGES: dict[str, type[Stage]] = {
+    task.stage: task
+    for task in (
+        Frames,
+        Features,
+        Flow,
+        Proposals,
+        Embeddings,
+        Matches,
+        Tracklets,
+        Tubes,
+        Msk,
+        Scores,
+    )
+}
+
+
+def stage_tasks(recipe: str, video: str, labels: tuple[str, ...]) -> dict[str, luigi.Task]:
+    """The tasks that make some of a video's artifacts, by label."""
+    plan = recipes.planned(cache_root(), recipe, video)
+    return {
+        name: STAGES[plan[name].stage](
+            video=video,
+            key=plan[name].key[:16],
+            recipe=recipe,
+            iteration=plan[name].iteration,
+        )
+        for name in labels
+    }
+
+
+class Export(Step):
+    """The files of one video below the output folder."""
+
+    video = luigi.Parameter(description="name of the video")
+    recipe = luigi.Parameter(description="digest of the run's recipe")
+    folder = luigi.Parameter(description="the output folder")
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return f"{self.video} export"
+
+    def requires(self) -> dict[str, luigi.Task]:
+        plan = recipes.planned(cache_root(), self.recipe, self.video)
+        return stage_tasks(self.recipe, self.video, (recipes.final(plan),))
+
+    def complete(self) -> bool:
+        from pipeline.export import exported
+
+        plan = recipes.planned(cache_root(), self.recipe, self.video)
+        return exported(Path(self.folder), self.video, recipes.shown(plan))
+
+    def make(self, progress: Progress) -> None:
+        from pipeline.export import export_video
+        from pipeline.jobs import Job
+        from pipeline.results import video_result
+
+        with Job(cache_root(), self.recipe, self.video, progress) as job:
+            result = replace(video_result(job), keys=recipes.shown(job.specs))
+            export_video(result, Path(self.folder))
+
+
+class Report(Step):
+    """Tables, run.json and report.html of a run; the last of its tasks."""
+
+    recipe = luigi.Parameter(description="digest of the run's recipe")
+    folder = luigi.Parameter(description="the output folder")
+
+    title = "report"
+
+    def requires(self) -> dict[str, luigi.Task]:
+        needed: dict[str, luigi.Task] = {}
+        for video in recipes.read(cache_root(), self.recipe).videos:
+            needed[video] = Export(video=video, recipe=self.recipe, folder=self.folder)
+            plan = recipes.planned(cache_root(), self.recipe, video)
+            tasks = stage_tasks(self.recipe, video, recipes.reported(plan))
+            needed |= {f"{video} {name}": task for name, task in tasks.items()}
+        return needed
+
+    def complete(self) -> bool:
+        from pipeline.results import reported
+
+        recipe = recipes.read(cache_root(), self.recipe)
+        exports = (Export(video=v, recipe=self.recipe, folder=self.folder) for v in recipe.videos)
+        return reported(recipe, Path(self.folder)) and all(task.complete() for task in exports)
+
+    def make(self, progress: Progress) -> None:
+        from pipeline.results import write_report
+
+        write_report(cache_root(), self.recipe, Path(self.folder), progress)
+        progress.tell(f"{Path(self.folder) / 'report.html'}")

@@ -1,0 +1,155 @@
+"""Pruning takes what no kept run reached, and only that."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.files import CacheError
+from cache.memo import MaskMemo, TrackletMemo
+from cache.prune import prune, record_run, usage
+from cache.store import Store
+from tests.test_cache_schemas import store_example
+
+BOX, MASK = np.zeros(4, np.float32), np.zeros((8, 8), np.uint8)
+TRACKLET = {"first": 0, "boxes": BOX[None], "masks": MASK[None]}
+
+
+def age(root: Path, seconds: float) -> None:
+    """Make every file of the artifacts older."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            then = path.stat().st_mtime - seconds
+            os.utime(path, (then, then))
+
+
+def names(store: Store, found: list) -> set[str]:
+    return {str(item.path.relative_to(store.root)).split("/")[0] for item in found}
+
+
+def test_mark_and_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    kept = [store_example(store, stage, seed=1)[0] for stage in ("flow", "tubes")]
+    lost = [store_example(store, stage, seed=2)[0] for stage in ("flow", "scores")]
+    memos = []
+    for recipe in ({"run": 1}, {"run": 2}):
+        tracklets = TrackletMemo(store, "demo", "bear", recipe)
+        tracklets.put(0, BOX, MASK, TRACKLET)
+        with MaskMemo(store, "demo", "bear", recipe) as masks:
+            masks.put(0, BOX, MASK)
+        memos.append(tracklets.reached | masks.reached)
+    record_run(store, "one", kept, memos[0])
+    age(tmp_path, 7200)
+    found = prune(store)
+    assert {item.reason for item in found} == {"reached by no kept run"}
+    assert {item.path for item in found} == {
+        store.path("flow", "demo", "bear", lost[0]),
+        store.path("scores", "demo", "bear", lost[1]),
+        *(p for p in (tmp_path / "memo").rglob("*.h5") if p.name[:16] not in _short(memos[0])),
+    }
+    assert len(found) == 4
+    assert all(item.path.exists() and item.bytes == item.path.stat().st_size for item in found)
+    assert prune(store, delete=True) == found
+    assert not any(item.path.exists() for item in found)
+    assert prune(store) == []
+    assert store.exists("tubes", "demo", "bear", kept[1])
+    assert TrackletMemo(store, "demo", "bear", {"run": 1}).get(0, BOX, MASK) is not None
+    with MaskMemo(store, "demo", "bear", {"run": 1}) as masks:
+        assert masks.get(0, BOX) is not None
+
+
+def _short(keys: set[str]) -> set[str]:
+    return {key[:16] for key in keys}
+
+
+def test_the_young_stay(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store_example(store, "flow")
+    assert prune(store) == []
+    assert len(prune(store, min_age_s=0)) == 1
+
+
+def test_only_some_stages(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for stage in ("features", "flow", "scores"):
+        store_example(store, stage)
+    assert names(store, prune(store, stages=["features"], min_age_s=0)) == {"features"}
+    with pytest.raises(ValueError, match="no such stage: feature"):
+        prune(store, stages=["feature"])
+
+
+def test_newest_runs_count(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for n, stage in enumerate(("flow", "scores", "matches")):
+        record_run(store, stage, [store_example(store, stage, seed=n)[0]])
+        time.sleep(0.01)
+    assert prune(store, min_age_s=0) == []
+    found = prune(store, min_age_s=0, keep_runs=1, delete=True)
+    assert names(store, found) == {"flow", "scores", "runs"}
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["matches.json"]
+
+
+def test_a_size_limit_takes_features_first_then_the_oldest(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = []
+    for stage in ("scores", "tubes", "features"):
+        made.append(store_example(store, stage)[0])
+        age(tmp_path, 10)
+    record_run(store, "all", made)
+    sizes = {stage: use.bytes for stage, use in usage(store).items()}
+    total = sum(sizes.values())
+    assert prune(store, min_age_s=0, max_bytes=total) == []
+    found = prune(store, min_age_s=0, max_bytes=total - 1)
+    assert names(store, found) == {"features"} and found[0].reason == "over the size limit"
+    limit = sizes["tubes"]
+    assert names(store, prune(store, min_age_s=0, max_bytes=limit)) == {"features", "scores"}
+    assert names(store, prune(store, min_age_s=0, max_bytes=0, stages=["tubes"])) == {"tubes"}
+
+
+def test_orphans_and_damaged_files(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made, _ = store_example(store, "flow")
+    record_run(store, "one", [made])
+    path = store.path("flow", "demo", "bear", made)
+    Path(f"{path}.0123.tmp").write_bytes(b"abc")
+    Path(f"{path}.bad").write_bytes(b"abcd")
+    (tmp_path / "runs" / "two.json.0123.tmp").write_bytes(b"a")
+    assert prune(store) == []
+    age(tmp_path, 7200)
+    found = prune(store, delete=True)
+    assert [(item.bytes, item.reason) for item in sorted(found, key=lambda i: i.bytes)] == [
+        (1, "orphaned temporary file"),
+        (3, "orphaned temporary file"),
+        (4, "damaged"),
+    ]
+    assert path.exists() and prune(store) == []
+
+
+def test_a_run_may_be_recorded_in_parts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = [store_example(store, stage)[0] for stage in ("flow", "scores")]
+    for key in made:
+        record_run(store, "one", [key])
+    assert prune(store, min_age_s=0) == []
+
+
+def test_an_unreadable_record_stops_pruning(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record_run(store, "one", [])
+    (tmp_path / "runs" / "one.json").write_text("{")
+    with pytest.raises(CacheError, match=r"one\.json is no record of a run"):
+        prune(store)
+
+
+def test_usage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert not any(use.files for use in usage(store).values())
+    for seed in range(3):
+        store_example(store, "flow", seed)
+    assert usage(store)["flow"].files == 3
+    sizes = [path.stat().st_size for path in (tmp_path / "flow").rglob("*.h5")]
+    assert usage(store)["flow"].bytes == sum(sizes)

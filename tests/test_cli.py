@@ -1,0 +1,175 @@
+"""The command `dyenet`, and what the luigi command says where options are wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import cli
+from tests.clip import draw
+from tests.tiny_run import FRAMES, command, write_dataset, write_weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset and weights."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_dataset(folder / "data", ("ant",))
+    write_weights(folder / "w.safetensors")
+    return folder
+
+
+@pytest.fixture
+def dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Options that name them."""
+    monkeypatch.setenv("DYENET_CACHE", str(folder / "cache"))
+    return ["--dataset", "davis17", "--root", str(folder / "data")]
+
+
+@pytest.fixture
+def fast(folder: Path) -> list[str]:
+    """Options of a quick run."""
+    return ["--weights", str(folder / "w.safetensors"), "--precision=fp32", "--max-iterations=1"]
+
+
+def test_segment_a_folder_of_frames(folder: Path, fast: list[str]) -> None:
+    frames = folder / "data/JPEGImages/480p/ant"
+    mask = folder / "data/Annotations/480p/ant/00000.png"
+    out = folder / "folder"
+    done = command(
+        "dyenet", "segment", frames, mask, "-o", out, *fast, cache=folder / "cache", cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert len(list((out / "masks/ant").glob("*.png"))) == FRAMES
+    with Image.open(out / "masks/ant/00000.png") as first, Image.open(mask) as given:
+        assert (np.array(first) == np.array(given)).all()
+        assert first.mode == "P"
+    assert (out / "overlays/ant.mp4").stat().st_size
+
+
+def test_segment_a_video_with_a_later_mask(
+    folder: Path, dataset: list[str], fast: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, masks, out = folder / "film.mp4", folder / "film masks", folder / "video"
+    film = cv2.VideoWriter(str(clip), cv2.VideoWriter.fourcc(*"mp4v"), 10, (72, 56))
+    for j in range(FRAMES):
+        film.write(np.ascontiguousarray(draw(j)[0][..., ::-1]))
+    film.release()
+    masks.mkdir()
+    for j in (0, 2):
+        index = draw(j)[1]
+        index[index != (1 if j == 0 else 3)] = 0
+        Image.fromarray(index).save(masks / f"{j:05d}.png")
+    assert cli.main(["segment", str(clip), str(masks), "-o", str(out), *fast]) == 0
+    assert f"results: {out}" in capsys.readouterr().out
+    with Image.open(out / "masks/film/00002.png") as mask:
+        assert 3 in np.array(mask)
+    shutil.copy(masks / "00002.png", masks / "00009.png")
+    assert cli.main(["segment", str(clip), str(masks), "-o", str(out), *fast]) == 1
+
+
+def test_status_says_why(
+    dataset: list[str], fast: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["status", *dataset, *fast]) == 0
+    assert "missing: not computed yet" in capsys.readouterr().out
+    done = command(
+        "luigi",
+        "RunDataset",
+        "--local-scheduler",
+        *dataset,
+        *fast,
+        "--output",
+        folder / "out",
+        cache=folder / "cache",
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    cli.main(["status", *dataset, *fast])
+    assert "missing" not in capsys.readouterr().out
+    cli.main(["status", *dataset, *fast, "--set", "proposals.nms=0.5"])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert lines["features"] == "cached"
+    assert lines["proposals"] == "missing: nms 0.7 -> 0.5"
+    assert lines["embeddings"] == "missing: follows proposals"
+
+
+def test_score_report_and_artifacts(
+    dataset: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "out"
+    truth = folder / "data/Annotations/480p"
+    assert cli.main(["score", str(truth), *dataset, "--output", str(folder / "score")]) == 0
+    assert "G 100.0" in capsys.readouterr().out
+    assert (folder / "score" / "global_results-val.csv").exists()
+    assert cli.main(["report", str(out)]) == 0
+    assert str(out / "report.html") in capsys.readouterr().out
+    assert cli.main(["artifacts"]) == 0
+    assert "features" in capsys.readouterr().out
+    assert cli.main(["artifacts", "features"]) == 0
+    assert "features/davis17/ant/" in capsys.readouterr().out
+
+
+def test_prune_is_dry_unless_told(
+    dataset: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = set((folder / "cache").rglob("*.h5"))
+    every = ["prune", "--min-age=0", "--keep-runs=0", "--stages=features"]
+    assert cli.main(every) == 0
+    assert "--delete removes them" in capsys.readouterr().out
+    assert set((folder / "cache").rglob("*.h5")) == files
+    assert cli.main([*every, "--delete"]) == 0
+    assert not list((folder / "cache/features").rglob("*.h5"))
+    assert list((folder / "cache/tubes").rglob("*.h5"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "/nowhere"], "no run to report on"),
+        (["segment", "/nowhere", "/nowhere.png", "-o", "/nowhere/out"], "no such clip"),
+        (["artifacts", "feature"], "no such stage"),
+        (["prune", "--stages", "feature"], "no such stage"),
+        (["status", "--set", "x=1"], "no such setting"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], dataset: list[str]
+) -> None:
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_luigi_cfg_and_command_line(folder: Path, dataset: list[str], fast: list[str]) -> None:
+    place = folder / "configured"
+    place.mkdir()
+    (place / "luigi.cfg").write_text("[matches]\nrho_reid = 2\n")
+
+    def run(*more: object) -> str:
+        done = command(
+            "luigi",
+            "RunDataset",
+            "--local-scheduler",
+            *dataset,
+            *fast,
+            "--output",
+            folder / "out",
+            *more,
+            cache=folder / "cache",
+            cwd=place,
+        )
+        return done.stderr
+
+    assert run() == "ERROR: luigi.cfg: matches.rho_reid = 2: must be a number, -1 to 1\n"
+    (place / "luigi.cfg").write_text("[matches]\nrho_reed = 0.5\n")
+    assert "luigi.cfg: matches.rho_reed: no such setting; did you mean matches.rho_reid" in run()
+    (place / "luigi.cfg").write_text("[matches]\nrho_reid = 0.5\n")
+    assert "matches.rho_reid = 3" in run("--rho-reid", 3)

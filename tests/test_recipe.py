@@ -1,0 +1,173 @@
+"""Settings, recipes and keys: what enters them, and what each change recomputes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cache import digests
+from pipeline import recipe as recipes
+from pipeline.document import render
+from pipeline.errors import UserError
+from pipeline.recipe import Recipe, VideoRecipe, keys
+from pipeline.runs import Options, plan
+from pipeline.settings import RunSettings, find, gather, override, parse_set, single
+from tests.tiny_run import write_dataset, write_weights
+
+MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
+VIDEO = VideoRecipe("i", "m", "a", "/weights", {name: name for name in MODULES})
+
+
+def recipe(settings: Mapping[str, str] | None = None, **video: object) -> Recipe:
+    made = replace(VIDEO, **video)  # type: ignore[arg-type]
+    chosen = override(RunSettings(), settings or {})
+    return Recipe("davis17", "/data", "val", None, "auto", chosen, {"ant": made})
+
+
+def changed(other: Recipe, base: Recipe | None = None) -> set[str]:
+    """Stages whose keys differ from those of the base."""
+    before, after = keys(base or recipe(), "ant"), keys(other, "ant")
+    return {name.split("(")[0] for name in after if before.get(name) != after[name]}
+
+
+AFTER_MATCHES = {"matches", "tracklets", "tubes", "scores"}
+
+
+def weights(name: str) -> dict[str, str]:
+    return {**VIDEO.modules, name: "another"}
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (recipe({"matches.rho_reid": "0.9"}), AFTER_MATCHES),
+        (recipe({"proposals.per_frame": "50"}), {"proposals", "embeddings", *AFTER_MATCHES}),
+        (recipe({"tubes.linking": "ownership"}), AFTER_MATCHES),
+        (recipe(modules=weights("rpn")), {"proposals", "embeddings", *AFTER_MATCHES}),
+        (recipe(modules=weights("reid")), {"embeddings", *AFTER_MATCHES}),
+        (recipe(modules=weights("mask")), AFTER_MATCHES),
+        (recipe(modules=weights("remp")), AFTER_MATCHES),
+        (recipe(modules=weights("remp_plain")), set()),
+        (recipe(modules=weights("msk")), set()),
+        (
+            recipe(modules=weights("trunk")),
+            {"features", "proposals", "embeddings", *AFTER_MATCHES},
+        ),
+        (recipe(first_masks="other"), {"frames", *AFTER_MATCHES}),
+        (recipe(annotations="other"), {"frames", "scores"}),
+        (recipe(weights="/elsewhere"), set()),
+        (
+            recipe(images="other"),
+            {"frames", "features", "flow", "proposals", "embeddings", *AFTER_MATCHES},
+        ),
+        (recipe({"run.max_iterations": "2"}), set()),
+    ],
+)
+def test_a_change_recomputes_what_follows_it(other: Recipe, expected: set[str]) -> None:
+    assert changed(other) == expected
+
+
+def test_first_iteration_stays_where_only_later_ones_change() -> None:
+    base, other = (keys(r, "ant") for r in (recipe(), recipe({"tubes.linking": "ownership"})))
+    assert base["matches(1)"] == other["matches(1)"]
+    assert base["tracklets(1)"] == other["tracklets(1)"]
+    assert base["matches(2)"] != other["matches(2)"]
+
+
+def test_device_root_and_path_enter_no_key() -> None:
+    moved = replace(recipe(), device="cpu", root="/elsewhere", split="train", masks="/masks")
+    assert keys(moved, "ant") == keys(recipe(), "ant")
+
+
+def test_precision_enters_where_networks_run() -> None:
+    other = recipe({"run.precision": "fp32"})
+    unchanged = set(keys(other, "ant")) - {
+        name for name in keys(other, "ant") if name.split("(")[0] in changed(other)
+    }
+    assert unchanged == {"frames", "flow"}
+
+
+def test_variants() -> None:
+    stages = {
+        variant: [name.split("(")[0] for name in keys(recipe({"run.variant": variant}), "ant")]
+        for variant in ("remp", "remp-no-attention", "msk")
+    }
+    chain = ["frames", "flow", "features", "matches", "tracklets", "tubes", "scores"]
+    assert stages["remp"] == stages["remp-no-attention"] == chain
+    assert stages["msk"] == ["frames", "flow", "msk", "scores"]
+    remp = recipe({"run.variant": "remp"})
+    assert changed(recipe({"run.variant": "remp", "matches.rho_reid": "0.2"}), remp) == set()
+    assert changed(recipe({"run.variant": "remp"}, modules=weights("reid")), remp) == set()
+
+
+def test_without_annotations_there_are_no_scores() -> None:
+    assert not [name for name in keys(recipe(annotations=None), "ant") if "scores" in name]
+
+
+def test_recipe_survives_its_file(tmp_path: Path) -> None:
+    recipe().write(tmp_path)
+    assert recipes.read(tmp_path, recipe().digest) == recipe()
+    with pytest.raises(UserError, match="holds no recipe 0123"):
+        recipes.read(tmp_path, "0123")
+
+
+def test_every_input_of_a_key_is_read() -> None:
+    for spec in recipes.plan(recipe(), "ant").values():
+        assert set(spec.content["inputs"]) <= set(spec.reads)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("proposals.perframe=50", "did you mean proposals.per_frame"),
+        ("rho_reid=0.5", "did you mean matches.rho_reid"),
+        ("0.5", "write name=value"),
+    ],
+)
+def test_unknown_settings(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_set(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("proposals.per_frame", "many", "must be an integer, 1 to 1000"),
+        ("proposals.per_frame", "0", "must be an integer, 1 to 1000"),
+        ("matches.rho_reid", "nan", "must be a number, -1 to 1"),
+        ("tubes.linking", "best", "must be one of greedy, layered, ownership"),
+        ("run.variant", "dyanet", "must be one of dyenet, remp"),
+    ],
+)
+def test_values_out_of_range(name: str, value: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"{name} = .*{message}"):
+        override(RunSettings(), {name: value})
+
+
+def test_lists_are_for_sweeps() -> None:
+    given = gather(["tubes.linking=greedy,ownership,tracklets.skip_iou=0.5"], {"rho_reid": "0.8"})
+    assert given == {
+        "tubes.linking": ("greedy", "ownership"),
+        "tracklets.skip_iou": ("0.5",),
+        "matches.rho_reid": ("0.8",),
+    }
+    with pytest.raises(UserError, match=r"tubes\.linking: takes one value here"):
+        single(given)
+
+
+def test_every_setting_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
+    assert text == render(), "run `python -m pipeline.document > docs/settings.md`"
+    assert find("matches.rho_reid").default == 0.7
+
+
+def test_planning_again_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digests, "RACY_NS", 0)
+    root = write_dataset(tmp_path / "data")
+    options = Options("davis17", str(root), weights=str(write_weights(tmp_path / "w.safetensors")))
+    first = plan(options, tmp_path / "cache")
+    monkeypatch.setattr(digests, "_read", lambda path: pytest.fail(f"read {path}"))
+    assert plan(options, tmp_path / "cache") == first

@@ -1,0 +1,339 @@
+"""RunDataset and SweepThreshold with real Luigi on a dataset of seconds."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+from cache import digests
+from cache.files import BAD, TEMPORARY
+from pipeline import RunDataset, SweepThreshold, engine
+from pipeline.errors import UserError
+from tests.clip import draw
+from tests.tiny_run import command, environment, ran, write_dataset, write_mask, write_weights
+
+AFTER_MATCHES = [f"{stage}({k})" for k in (1, 2) for stage in ("matches", "tracklets", "tubes")]
+SCORES = ["scores(1)", "scores(2)"]
+ONCE = ["frames", "features", "flow", "proposals", "embeddings"]
+
+
+class Place:
+    """A dataset, weights and cache of their own, as a run has left them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data, self.cache = folder / "data", folder / "cache"
+        self.weights, self.out = folder / "weights.safetensors", folder / "out"
+
+    def options(self, **changed: object) -> dict[str, object]:
+        """RunDataset's parameters."""
+        usual = {
+            "dataset": "davis17",
+            "root": self.data,
+            "weights": self.weights,
+            "precision": "fp32",
+            "max_iterations": 2,
+            "output": self.out,
+        }
+        return {name: str(value) for name, value in {**usual, **changed}.items()}
+
+    def luigi(
+        self, task: str = "RunDataset", **changed: object
+    ) -> subprocess.CompletedProcess[str]:
+        """The luigi command."""
+        options = self.options(**changed).items()
+        flags = [part for name, v in options for part in (f"--{name.replace('_', '-')}", v)]
+        return command(
+            "luigi", task, "--local-scheduler", *flags, cache=self.cache, cwd=self.folder
+        )
+
+    def files(self, stage: str, video: str = "ant") -> list[Path]:
+        return sorted((self.cache / stage / "davis17" / video).glob("*.h5"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place where the usual run has ended well."""
+    place = Place(tmp_path_factory.mktemp("finished"))
+    write_dataset(place.data)
+    write_weights(place.weights)
+    done = place.luigi()
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    tasks = ran(done.stdout)
+    for video in ("ant", "bee"):
+        assert sorted(tasks[video]) == sorted([*ONCE, *AFTER_MATCHES, *SCORES, "export"])
+    assert tasks[""] == ["report"]
+    return place
+
+
+@pytest.fixture
+def place(finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A copy of it, to be changed."""
+    for name in ("data", "cache", "out", "weights.safetensors"):
+        source = finished.folder / name
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, tmp_path / name)
+    monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(digests, "RACY_NS", 0)
+    return Place(tmp_path)
+
+
+@pytest.fixture
+def run(place: Place, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, list[str]]]:
+    """Run the dataset again in this process; the tasks that ran."""
+
+    def run(**changed: object) -> dict[str, list[str]]:
+        capsys.readouterr()
+        assert engine.build(RunDataset(**place.options(**changed)))
+        tasks = ran(capsys.readouterr().out)
+        return {video: sorted(labels) for video, labels in tasks.items()}
+
+    return run
+
+
+def both(*labels: str) -> dict[str, list[str]]:
+    """The same tasks for both videos, and the report."""
+    return {"ant": sorted(labels), "bee": sorted(labels), "": ["report"]}
+
+
+def masks(folder: Path) -> dict[str, str]:
+    """Digests of the bytes that people look at."""
+    files = [*sorted((folder / "masks").rglob("*.png")), *sorted((folder / "scores").glob("*"))]
+    return {
+        str(path.relative_to(folder)): hashlib.blake2b(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def contents(cache: Path) -> dict[str, str]:
+    """Digests of every HDF5 dataset of every artifact."""
+    found = {}
+    for path in sorted(cache.rglob("*.h5")):
+        with h5py.File(path, "r") as file:
+            for name, item in file.items():
+                data = np.ascontiguousarray(item[()])
+                found[f"{path.relative_to(cache)}/{name}"] = hashlib.blake2b(data).hexdigest()
+    return found
+
+
+def test_output_is_whole(finished: Place) -> None:
+    for video in ("ant", "bee"):
+        assert len(list((finished.out / "masks" / video).glob("*.png"))) == 4
+        assert (finished.out / "overlays" / f"{video}.mp4").stat().st_size
+    names = {path.name for path in (finished.out / "scores").iterdir()}
+    assert {"global_results-val.csv", "per-sequence_results-val.csv"} <= names
+    assert (finished.out / "report.html").exists()
+    assert not list(finished.folder.rglob(f"*{TEMPORARY}"))
+
+
+def test_nothing_changed(finished: Place) -> None:
+    again = finished.luigi()
+    assert again.returncode == 0
+    assert ran(again.stdout) == {}
+    assert "up to date" in again.stdout
+
+
+def test_changed_rho_reid_and_back(place: Place, run: Callable[..., dict]) -> None:
+    features = [(path.stat().st_ino, path.read_bytes()) for path in place.files("features")]
+    before = masks(place.out)
+    assert run(rho_reid=0.9) == both(*AFTER_MATCHES, *SCORES, "export")
+    assert features == [(p.stat().st_ino, p.read_bytes()) for p in place.files("features")]
+    assert run() == both("export")
+    assert masks(place.out) == before
+
+
+@pytest.mark.parametrize(
+    ("module", "stages"),
+    [
+        ("rpn", ["proposals", "embeddings"]),
+        ("reid", ["embeddings"]),
+        ("mask", []),
+        ("trunk", ["features", "proposals", "embeddings"]),
+    ],
+)
+def test_changed_weights(
+    place: Place, run: Callable[..., dict], module: str, stages: list[str]
+) -> None:
+    write_weights(place.weights, **{module: 1})
+    assert run() == both(*stages, *AFTER_MATCHES, *SCORES, "export")
+
+
+def test_changed_first_mask(place: Place, run: Callable[..., dict]) -> None:
+    mask = draw(0)[1]
+    mask[:20] = 0
+    write_mask(place.data / "Annotations/480p/ant/00000.png", mask)
+    assert run() == {
+        "ant": sorted(["frames", *AFTER_MATCHES, *SCORES, "export"]),
+        "": ["report"],
+    }
+
+
+def test_changed_annotation(place: Place, run: Callable[..., dict]) -> None:
+    write_mask(place.data / "Annotations/480p/ant/00002.png", draw(3)[1])
+    assert run() == {"ant": SCORES, "": ["report"]}
+
+
+def test_changed_frame(place: Place, run: Callable[..., dict]) -> None:
+    frames = place.data / "JPEGImages/480p/ant"
+    shutil.copy(frames / "00001.jpg", frames / "00002.jpg")
+    tasks = run()
+    assert tasks["ant"] == sorted([*ONCE, *AFTER_MATCHES, *SCORES, "export"])
+    assert "bee" not in tasks
+
+
+def test_fewer_videos_and_iterations(place: Place, run: Callable[..., dict]) -> None:
+    assert run(videos="bee", max_iterations=1) == {"bee": ["export"], "": ["report"]}
+    assert not (place.out / "masks" / "ant").exists()
+
+
+@pytest.mark.parametrize("variant", ["remp", "remp-no-attention", "msk"])
+def test_variants_share_what_they_can(place: Place, run: Callable[..., dict], variant: str) -> None:
+    tasks = run(variant=variant)["ant"]
+    assert not {"features", "flow", "proposals", "embeddings", "frames"} & set(tasks)
+    assert ("msk" in tasks) == (variant == "msk")
+    assert len([task for task in tasks if task.startswith("scores")]) == 1
+
+
+def test_damaged_input_is_made_anew(place: Place, run: Callable[..., dict]) -> None:
+    path = place.files("features")[0]
+    before = contents(path.parent)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+    tasks = run(set="tracklets.abort_area=20")
+    assert tasks["ant"].count("features") == 1
+    assert contents(path.parent) == before
+    assert path.with_name(path.name + BAD).exists()
+
+
+def test_sweep_shares_everything_but_the_matches(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = place.options(output=place.folder / "sweep", rho_reid_values="0.9,0.7,0.5")
+    assert engine.build(SweepThreshold(**options))
+    tasks = ran(capsys.readouterr().out)
+    assert not set(ONCE) & set(tasks["ant"])
+    table = pd.read_csv(place.folder / "sweep" / "sweep.csv")
+    assert list(table["matches.rho_reid"].unique()) == [0.9, 0.7, 0.5]
+    assert len(table) == 6
+    assert {"iteration", "G", "precision", "recall"} <= set(table.columns)
+    assert SweepThreshold(**options).complete()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rho_reid": "x"}, "matches.rho_reid = 'x': must be a number"),
+        ({"set": "proposals.perframe=3"}, "did you mean proposals.per_frame?"),
+        ({"videos": "and"}, "there are ant"),
+        ({"split": "vall"}, "did you mean val?"),
+        ({"variant": "all"}, "must be one of dyenet"),
+        ({"device": "tpu"}, "must be one of auto, cpu, cuda"),
+        ({"weights": "compactt"}, "no such file"),
+        ({"root": "/nowhere"}, "/nowhere"),
+    ],
+)
+def test_bad_options(place: Place, changed: dict[str, str], message: str) -> None:
+    options = place.options(**changed)
+    with pytest.raises(UserError) as caught:
+        RunDataset(**options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_option_is_one_line_of_the_command(finished: Place) -> None:
+    failed = finished.luigi(rho_reid=7)
+    assert failed.returncode != 0
+    assert failed.stderr == "ERROR: matches.rho_reid = 7: must be a number, -1 to 1\n"
+
+
+def test_bad_mask_is_one_line_and_other_videos_end(place: Place) -> None:
+    path = place.data / "Annotations/480p/ant/00000.png"
+    write_mask(path, np.zeros((10, 10), np.uint8))
+    failed = place.luigi(rho_reid=0.8)
+    assert failed.returncode != 0
+    lines = failed.stderr.splitlines()
+    assert len(lines) == 1
+    assert f"video ant, frame 00000: mask {path} is 10x10" in lines[0]
+    assert "export" in ran(failed.stdout)["bee"]
+
+
+def test_weights_without_a_module(place: Place) -> None:
+    from models.config import Architecture
+    from models.weights import build, save
+
+    save(place.weights, Architecture.tiny(), {"trunk": build("trunk", Architecture.tiny())}, {})
+    with pytest.raises(UserError, match="holds no rpn, mask, reid, remp, which variant dyenet"):
+        RunDataset(**place.options())
+
+
+def start(place: Place) -> subprocess.Popen[bytes]:
+    """The usual run from an empty cache, under way."""
+    flags = [p for n, v in place.options().items() for p in (f"--{n.replace('_', '-')}", v)]
+    flags.append("--local-scheduler")
+    return subprocess.Popen(
+        [sys.executable, "-m", "luigi", "--module", "pipeline", "RunDataset", *flags],
+        env=environment(place.cache),
+        cwd=place.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.fixture
+def interrupted(place: Place) -> Iterator[Callable[[int, int], str]]:
+    """Stop a run by a signal once it has made so many artifacts; what it said."""
+    shutil.rmtree(place.cache)
+    shutil.rmtree(place.out)
+
+    def stop(number: int, artifacts: int) -> str:
+        process = start(place)
+        while process.poll() is None and len(list(place.cache.rglob("*.h5"))) < artifacts:
+            time.sleep(0.005)
+        process.send_signal(number)
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+        assert process.wait() != 0
+        return said
+
+    yield stop
+
+
+def test_sigterm_leaves_nothing_temporary(
+    place: Place, interrupted: Callable[[int, int], str]
+) -> None:
+    said = interrupted(signal.SIGTERM, 3)
+    assert said == "ERROR: stopped by SIGTERM; the same command goes on from here\n"
+    assert not list(place.folder.rglob(f"*{TEMPORARY}"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("artifacts", [1, 3, 6, 10, 14, 20])
+def test_killed_run_ends_byte_identical(
+    finished: Place, place: Place, interrupted: Callable[[int, int], str], artifacts: int
+) -> None:
+    interrupted(signal.SIGKILL, artifacts)
+    done = place.luigi()
+    assert done.returncode == 0, done.stderr
+    assert contents(place.cache) == contents(finished.cache)
+    assert masks(place.out) == masks(finished.out)
+
+
+@pytest.mark.faults
+def test_two_workers_end_byte_identical(finished: Place, place: Place) -> None:
+    shutil.rmtree(place.cache)
+    shutil.rmtree(place.out)
+    done = place.luigi(workers=2)
+    assert done.returncode == 0, done.stderr
+    assert contents(place.cache) == contents(finished.cache)
