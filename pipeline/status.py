@@ -34,7 +34,7 @@ def status(recipe: Recipe, store: Store) -> Iterator[State]:
 
 def _why(store: Store, dataset: str, video: str, spec: Spec) -> str:
     """The fewest differences to any artifact of the same stage and iteration."""
-    found = [
+    found: list[list[str]] = [
         differences(other, spec.content)
         for other in _recipes(store, dataset, video, spec.stage)
         if other["iteration"] == spec.iteration
