@@ -34,14 +34,15 @@ def status(recipe: Recipe, store: Store) -> Iterator[State]:
 
 def _why(store: Store, dataset: str, video: str, spec: Spec) -> str:
     """The fewest differences to any artifact of the same stage and iteration."""
-    found: list[list[str]] = [
+    found = [
         differences(other, spec.content)
         for other in _recipes(store, dataset, video, spec.stage)
         if other["iteration"] == spec.iteration
     ]
     if not found:
         return "not computed yet"
-    return "; ".join(min(found, key=_extent))
+    fewest = min(found, key=_extent)
+    return "; ".join(fewest)
 
 
 def _extent(parts: list[str]) -> tuple[int, int]:
