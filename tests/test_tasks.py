@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,10 +22,11 @@ from cache.files import BAD, TEMPORARY
 from pipeline import RunDataset, SweepThreshold, engine
 from pipeline.errors import UserError
 from tests.clip import draw
-from tests.tiny_run import command, environment, ran, write_dataset, write_mask, write_weights
+from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_mask, write_weights
 
 AFTER_MATCHES = [f"{stage}({k})" for k in (1, 2) for stage in ("matches", "tracklets", "tubes")]
 SCORES = ["scores(1)", "scores(2)"]
+LUIGID = "from luigi.cmdline import luigid; luigid()"
 ONCE = ["frames", "features", "flow", "proposals", "embeddings"]
 
 
@@ -48,15 +50,31 @@ class Place:
         }
         return {name: str(value) for name, value in {**usual, **changed}.items()}
 
-    def luigi(
-        self, task: str = "RunDataset", **changed: object
-    ) -> subprocess.CompletedProcess[str]:
-        """The luigi command."""
+    def flags(self, **changed: object) -> list[str]:
+        """RunDataset's parameters as a command line."""
         options = self.options(**changed).items()
-        flags = [part for name, v in options for part in (f"--{name.replace('_', '-')}", v)]
-        return command(
-            "luigi", task, "--local-scheduler", *flags, cache=self.cache, cwd=self.folder
+        return [part for name, v in options for part in (f"--{name.replace('_', '-')}", v)]
+
+    def luigi(self, **changed: object) -> subprocess.CompletedProcess[str]:
+        """Run it with a scheduler of its own, to its end."""
+        flags = ["RunDataset", "--local-scheduler", *self.flags(**changed)]
+        return command("luigi", *flags, cache=self.cache, cwd=self.folder)
+
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        """Start it."""
+        flags = [*self.flags(), *more]
+        return subprocess.Popen(
+            [sys.executable, "-m", "luigi", "--module", "pipeline", "RunDataset", *flags],
+            env=environment(self.cache),
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
+
+    def empty(self) -> None:
+        """Forget the run."""
+        shutil.rmtree(self.cache)
+        shutil.rmtree(self.out)
 
     def files(self, stage: str, video: str = "ant") -> list[Path]:
         return sorted((self.cache / stage / "davis17" / video).glob("*.h5"))
@@ -156,9 +174,7 @@ def test_changed_rho_reid_and_back(place: Place, run: Callable[..., dict]) -> No
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("rpn", ["proposals", "embeddings"]),
         ("reid", ["embeddings"]),
-        ("mask", []),
         ("trunk", ["features", "proposals", "embeddings"]),
     ],
 )
@@ -278,27 +294,13 @@ def test_weights_without_a_module(place: Place) -> None:
         RunDataset(**place.options())
 
 
-def start(place: Place) -> subprocess.Popen[bytes]:
-    """The usual run from an empty cache, under way."""
-    flags = [p for n, v in place.options().items() for p in (f"--{n.replace('_', '-')}", v)]
-    flags.append("--local-scheduler")
-    return subprocess.Popen(
-        [sys.executable, "-m", "luigi", "--module", "pipeline", "RunDataset", *flags],
-        env=environment(place.cache),
-        cwd=place.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-
-
 @pytest.fixture
 def interrupted(place: Place) -> Iterator[Callable[[int, int], str]]:
     """Stop a run by a signal once it has made so many artifacts; what it said."""
-    shutil.rmtree(place.cache)
-    shutil.rmtree(place.out)
+    place.empty()
 
     def stop(number: int, artifacts: int) -> str:
-        process = start(place)
+        process = place.start("--local-scheduler")
         while process.poll() is None and len(list(place.cache.rglob("*.h5"))) < artifacts:
             time.sleep(0.005)
         process.send_signal(number)
@@ -332,8 +334,45 @@ def test_killed_run_ends_byte_identical(
 
 @pytest.mark.faults
 def test_two_workers_end_byte_identical(finished: Place, place: Place) -> None:
-    shutil.rmtree(place.cache)
-    shutil.rmtree(place.out)
+    place.empty()
     done = place.luigi(workers=2)
     assert done.returncode == 0, done.stderr
     assert contents(place.cache) == contents(finished.cache)
+
+
+@pytest.mark.faults
+def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place) -> None:
+    place.empty()
+    shutil.copy(ROOT / "luigi.cfg", place.folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    luigid = subprocess.Popen(
+        [sys.executable, "-c", LUIGID, "--address", "127.0.0.1", "--port", port],
+        cwd=place.folder,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", int(port))):
+            assert luigid.poll() is None
+            time.sleep(0.1)
+        there = ["--scheduler-host", "127.0.0.1", "--scheduler-port", port]
+        runs = [place.start(*there), place.start(*there)]
+        assistant = place.start(*there, "--assistant")
+        assert [run.wait(timeout=300) for run in runs] == [0, 0]
+        assistant.send_signal(signal.SIGUSR1)
+        assert assistant.wait(timeout=60) == 0
+    finally:
+        luigid.kill()
+        luigid.wait()
+    assert contents(place.cache) == contents(finished.cache)
+    assert masks(place.out) == masks(finished.out)
+
+
+@pytest.mark.faults
+def test_bad_mask_ends_a_local_run_at_once_with_our_luigi_cfg(place: Place) -> None:
+    shutil.copy(ROOT / "luigi.cfg", place.folder)
+    write_mask(place.data / "Annotations/480p/ant/00000.png", np.zeros((10, 10), np.uint8))
+    began = time.monotonic()
+    assert place.luigi().returncode == 30
+    assert time.monotonic() - began < 50
