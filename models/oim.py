@@ -17,6 +17,9 @@ IGNORED = -2
 class OIM(nn.Module):
     """Softmax over lookup table and queue at temperature 1 / `scale`.
 
+    update() follows the step of the optimiser, so that no loss of an iteration depends on
+    the order of its clips.
+
     Labels: 0..identities-1, UNLABELLED (joins the queue, has no loss), IGNORED.
     """
 
@@ -39,15 +42,12 @@ class OIM(nn.Module):
         self.register_buffer("head", torch.zeros((), dtype=torch.long))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """embeddings (N, 256) of length 1, labels (N,) int64; the mean loss, and an update."""
+        """The mean loss of embeddings (N, 256) of length 1 with labels (N,) int64."""
         known = labels >= 0
-        if known.any():
-            memory = torch.cat((self.table, self.queue)).clone()
-            loss = F.cross_entropy(embeddings[known] @ memory.T * self.scale, labels[known])
-        else:
-            loss = embeddings.sum() * 0
-        self.update(embeddings.detach(), labels)
-        return loss
+        if not known.any():
+            return embeddings.sum() * 0
+        memory = torch.cat((self.table, self.queue)).to(embeddings)
+        return F.cross_entropy(embeddings[known] @ memory.T * self.scale, labels[known])
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor) -> None:

@@ -193,16 +193,65 @@ def load(
     return Networks(read_architecture(path), load_modules(path, modules), device, precision)
 
 
-def load_backbone(path: Path, trunk: Trunk) -> None:
-    """Initial weights in torchvision's own names into the backbone of a trunk.
+def initial_state(name: str) -> dict[str, Tensor]:
+    """Tensors to start from, in torchvision's own names for the backbone.
 
-    Keys the backbone does not have (a classifier, later layers) are left out.
+    name: a safetensors file, or one of torchvision's weights such as
+    `DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1`. Raises BadWeights if neither is
+    to be had.
     """
+    if not name.endswith(".safetensors"):
+        return _of_torchvision(name)
     from safetensors.torch import load_file
 
-    own = trunk.backbone.body.state_dict()
-    state = {k: v.float() for k, v in load_file(path).items() if k in own}
-    if set(own) - set(state):
-        missing = sorted(set(own) - set(state))
-        raise BadWeights(f"weights {path}: lacks {missing[0]} of {trunk.backbone.name}")
-    trunk.backbone.body.load_state_dict(state)
+    try:
+        return {key: value.float() for key, value in load_file(name).items()}
+    except (SafetensorError, OSError) as error:
+        raise BadWeights(f"weights {name}: cannot be read ({error})") from error
+
+
+def _of_torchvision(name: str) -> dict[str, Tensor]:
+    from torchvision.models import get_weight
+
+    try:
+        state = get_weight(name).get_state_dict(progress=False)
+    except (ValueError, AttributeError, OSError) as error:
+        raise BadWeights(
+            f"weights {name}: neither a .safetensors file nor weights of torchvision that can be "
+            f"fetched ({error})"
+        ) from error
+    return {key.removeprefix("backbone."): value for key, value in state.items()}
+
+
+def load_initial(state: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Start a fresh module from initial_state(): its backbone, or its conv5_x if it fits.
+
+    Raises BadWeights if the backbone lacks a tensor or finds one of another shape.
+    """
+    if isinstance(module, Trunk | MSK):
+        names = module.backbone.body.state_dict()
+        lacking = [name for name in names if name not in state]
+        if lacking:
+            raise BadWeights(
+                f"initial weights: {lacking[0]} of {module.backbone.name} is not among them"
+            )
+        body = {f"body.{name}": state[name] for name in names}
+        if isinstance(module, MSK):
+            module.load_backbone(body)
+        else:
+            _load_backbone(body, module)
+    # conv5_x is torchvision's layer4; N_R has its own inside
+    block = getattr(getattr(module, "recur", module), "conv5", None)
+    if isinstance(block, nn.Module):
+        own = block.state_dict()
+        found = {name: state.get(f"layer4.{name}") for name in own}
+        if all(v is not None and v.shape == own[name].shape for name, v in found.items()):
+            block.load_state_dict(found)
+
+
+def _load_backbone(state: Mapping[str, Tensor], trunk: Trunk) -> None:
+    try:
+        trunk.backbone.load_state_dict(dict(state))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadWeights(f"initial weights: do not fit {trunk.backbone.name} ({reason})") from error

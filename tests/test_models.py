@@ -300,13 +300,13 @@ def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:
 def test_oim_follows_the_published_rules() -> None:
     oim = OIM(identities=3, length=4, queue=2)
     vectors = F.normalize(torch.eye(4), dim=1)
-    oim(vectors[:1], torch.tensor([1]))
+    oim.update(vectors[:1], torch.tensor([1]))
     torch.testing.assert_close(oim.table[1], vectors[0])
     mixed = F.normalize(vectors[0] + vectors[1], dim=0)
-    oim(vectors[1:2], torch.tensor([1]))
+    oim.update(vectors[1:2], torch.tensor([1]))
     torch.testing.assert_close(oim.table[1], mixed)
     labels = torch.tensor([UNLABELLED, IGNORED, UNLABELLED, UNLABELLED])
-    oim(vectors, labels)
+    oim.update(vectors, labels)
     # a queue of two holds the last two of the three unlabelled, the oldest overwritten
     torch.testing.assert_close(oim.queue, vectors[[3, 2]])
 

@@ -1,0 +1,110 @@
+"""What training reads: annotated frames of videos and stills, by the layouts of datasets.
+
+`--data davis16:DAVIS:train,stills:PHOTOS` names them as layout:folder[:split].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.datasets import Video, open_dataset
+from pipeline.errors import UserError
+from stages.boxmask import VOID, object_ids
+from stages.frames import (
+    BadInput,
+    FrameReader,
+    MaskSource,
+    mask_files,
+    open_frames,
+    picture_size,
+    read_index_mask,
+)
+from stages.types import Image, IndexMask
+
+
+class VideoSource:
+    """The annotated frames of a video, as training.clips.Source."""
+
+    def __init__(self, video: Video, masks: dict[int, MaskSource]) -> None:
+        """masks: by frame of the video; at least one."""
+        self.video = video
+        self.name = video.name
+        self._masks = masks
+        self._annotated = sorted(masks)
+
+    def __len__(self) -> int:
+        return len(self._annotated)
+
+    @cached_property
+    def _frames(self) -> FrameReader:
+        return open_frames(self.video.frames, self.video.name)
+
+    @cached_property
+    def objects(self) -> Sequence[int]:
+        """IDs in the masks given for the video; those of a still are in its one mask."""
+        given = self.video.first_masks.items()
+        return sorted({i for j, mask in given for i in object_ids(self._read(mask, j))})
+
+    def frame(self, j: int) -> Image:
+        """(H, W, 3) uint8 RGB of the j-th annotated frame."""
+        return self._frames.decode(self._annotated[j])
+
+    def mask(self, j: int) -> IndexMask:
+        """(H, W) uint8; objects that the first masks lack are void."""
+        frame = self._annotated[j]
+        found = self._read(self._masks[frame], frame)
+        return np.where(np.isin(found, [0, *self.objects]), found, VOID).astype(np.uint8)
+
+    def _read(self, mask: MaskSource, frame: int) -> IndexMask:
+        name = self.video.frame_name(frame)
+        size = picture_size(mask_files(mask)[0], f"video {self.name}, frame {name}")
+        return read_index_mask(mask, size, self.name, name)
+
+
+def open_sources(data: str, held_out: Iterable[str], cache: Path) -> list[VideoSource]:
+    """Sources named as `layout:folder[:split]`, several joined by commas.
+
+    UserError for a layout or folder that is not there, or a held-out name that is unknown.
+    """
+    sources = [
+        VideoSource(video, dict(video.annotations or video.first_masks))
+        for part in filter(None, data.split(","))
+        for video in _videos(part, cache)
+    ]
+    names = {source.name for source in sources}
+    unknown = sorted(set(held_out) - names)
+    if unknown:
+        raise UserError(f"--held-out {unknown[0]}: --data {data} has no such video")
+    kept = [source for source in sources if source.name not in set(held_out)]
+    if not kept:
+        raise UserError(f"--data {data}: nothing to train on; give layout:folder[:split]")
+    return _checked(kept)
+
+
+def _checked(sources: list[VideoSource]) -> list[VideoSource]:
+    """Sources that hold an object; UserError for one whose first mask cannot be read."""
+    try:
+        return [source for source in sources if source.objects]
+    except BadInput as error:
+        raise UserError(str(error)) from error
+
+
+def _videos(part: str, cache: Path) -> Sequence[Video]:
+    layout, _, rest = part.partition(":")
+    root, _, split = rest.partition(":")
+    return open_dataset(layout, root or None, split or "train", cache).videos
+
+
+def first_frames(videos: Iterable[Video]) -> list[VideoSource]:
+    """Every given mask with its frame, each a still image (online training, section 4)."""
+    return _checked(
+        [
+            VideoSource(video, {j: mask})
+            for video in videos
+            for j, mask in sorted(video.first_masks.items())
+        ]
+    )

@@ -1,0 +1,387 @@
+"""What is minimised: L = L_reid + lambda (L_mask + L_remp), the RPN's losses, MSK's loss.
+
+An objective holds the networks that it trains by their name in the weights file and turns
+one clip into named losses. Everything random in it follows from the clip's number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from models import geometry, propagation
+from models.backbone import STRIDE, Trunk
+from models.config import Architecture
+from models.mask_network import MaskNetwork
+from models.msk import MSK
+from models.oim import OIM, UNLABELLED
+from models.propagation import Recurrence
+from models.reid_network import ReIDNetwork
+from models.remp import ReMP
+from models.rpn import RPN
+from stages.boxmask import VOID
+from training.clips import LEAST, Clip
+from training.settings import TrainSettings
+
+POSITIVE = 0.5
+"""IoU with an object from which a jittered box belongs to it (section 3.1, Mask R-CNN)"""
+NEGATIVE = 0.3
+"""IoU with every object below which a random box is background"""
+COARSE = (4, 12)
+"""cells a side of a degraded starting mask"""
+
+Losses = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """Networks under training; forward() gives the losses of one clip, to be summed."""
+
+    modules_by_name: Mapping[str, nn.Module]
+
+    def trained(self) -> dict[str, nn.Module]:
+        """Networks whose weights move, by name."""
+        return {
+            name: module
+            for name, module in self.modules_by_name.items()
+            if any(p.requires_grad for p in module.parameters())
+        }
+
+    def forward(self, clip: Clip) -> Losses:
+        raise TypeError(f"{type(self).__name__} has no losses")
+
+    def touch(self) -> Tensor:
+        """Zero, with a gradient of zero for every weight: no clip leaves one without."""
+        return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
+
+    def seen(self) -> list[Any]:
+        """What the iteration leaves for after_step(), in the order of its clips."""
+        return []
+
+    def after_step(self, seen: Sequence[Any]) -> None:
+        """Called once an iteration with what all processes have seen."""
+
+
+class DyeNetObjective(Objective):
+    """The joint loss of section 3.3 on one clip; both kinds of Re-MP learn alike."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        networks: Mapping[str, nn.Module],
+        identities: int,
+        settings: TrainSettings,
+    ) -> None:
+        """networks: trunk, mask, reid, remp and, to be trained alike, remp_plain."""
+        super().__init__()
+        self.a, self.settings = architecture, settings
+        self.networks = nn.ModuleDict(networks)
+        self.modules_by_name = dict(networks)
+        self.trunk: Trunk = networks["trunk"]  # type: ignore[assignment]
+        self.mask: MaskNetwork = networks["mask"]  # type: ignore[assignment]
+        self.reid: ReIDNetwork = networks["reid"]  # type: ignore[assignment]
+        self.oim = OIM(identities, architecture.embedding, settings.queue)
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        if settings.trunk == "frozen":
+            self.trunk.requires_grad_(False)
+
+    def forward(self, clip: Clip) -> Losses:
+        """The losses `reid`, `mask`, `remp` and, if it is there, `remp_plain`."""
+        device = next(self.parameters()).device
+        random = torch.Generator().manual_seed(clip.number)
+        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
+        masks = torch.from_numpy(clip.masks).to(device)
+        flow = torch.from_numpy(clip.to_previous).to(device)
+        with torch.no_grad() if self.settings.trunk == "frozen" else nullcontext():
+            coarse, fine = self.trunk(frames)
+        coarse, fine = coarse.float(), None if fine is None else fine.float()
+        losses = self._reid_and_mask(clip, coarse, masks, random)
+        for name in ("remp", "remp_plain"):
+            if name in self.modules_by_name:
+                state = random.get_state()
+                loss = self._remp(name, clip, coarse, fine, masks, flow, random)
+                losses[name] = self.settings.mask_weight * loss
+                random.set_state(state)
+        losses["reid"] = losses["reid"] + self.touch().to(device)
+        return losses
+
+    def _reid_and_mask(
+        self, clip: Clip, coarse: Tensor, masks: Tensor, random: torch.Generator
+    ) -> Losses:
+        """L_reid and L_mask over jittered boxes of every object in every frame."""
+        boxes, index, numbers = jittered_boxes(masks, clip.labels, self.settings, random)
+        rows = torch.tensor([clip.labels.get(n, UNLABELLED) for n in numbers])
+        if not len(boxes):
+            zero = coarse.new_zeros(())
+            return {"reid": zero, "mask": zero}
+        like = self.reid.project.weight
+        small = geometry.roi_align(coarse, boxes, self.a.reid_size, STRIDE, index)
+        embeddings = self.reid(small.to(like))
+        rows = rows.to(boxes.device)
+        self._seen.append((embeddings.detach(), rows))
+        inside = rows >= 0
+        if not inside.any():
+            return {"reid": self.oim(embeddings, rows), "mask": coarse.new_zeros(())}
+        own = torch.tensor(numbers, device=boxes.device)[inside]
+        x = geometry.roi_align(coarse, boxes[inside], self.a.roi_size, STRIDE, index[inside])
+        logits = self.mask(x.to(like))
+        target, weight = targets(masks, own, boxes[inside], index[inside], self.a.roi_size)
+        loss = self.settings.mask_weight * pixel_loss(logits, target, weight)
+        return {"reid": self.oim(embeddings, rows), "mask": loss}
+
+    def _remp(
+        self,
+        name: str,
+        clip: Clip,
+        coarse: Tensor,
+        fine: Tensor | None,
+        masks: Tensor,
+        flow: Tensor,
+        random: torch.Generator,
+    ) -> Tensor:
+        """L_remp: the recurrence unrolled over the clip, its own masks fed back."""
+        remp: ReMP = self.modules_by_name[name]  # type: ignore[assignment]
+        numbers = followed(clip, self.settings.objects, random)
+        if not numbers:
+            return coarse.new_zeros(())
+        own = torch.tensor(numbers, device=coarse.device)
+        index = torch.zeros(len(numbers), dtype=torch.long, device=coarse.device)
+        tight = torch.stack([tight_box(masks[0] == n) for n in numbers])
+        roi = geometry.roi_box(tight, self.a.margin)
+        given, _ = targets(masks[:1], own, roi, index, self.a.mask_size)
+        memory = propagation.memorise(remp, self.a, coarse[:1], roi, given, index)
+        start = degrade(given, self.settings.degrade, random)
+        thin = None if fine is None else fine[:1]
+        state = propagation.start(remp, self.a, coarse[:1], thin, roi, start, index, memory)
+        total, steps = coarse.new_zeros(()), len(masks) - 1
+        for t in range(1, len(masks)):
+            thin = None if fine is None else fine[t : t + 1]
+            state = propagation.step(
+                remp, self.a, state, coarse[t : t + 1], thin, flow[t - 1 : t], index
+            )
+            total = total + self._step_loss(state, masks[t : t + 1], own, index) / steps
+        return total
+
+    def _step_loss(self, state: Recurrence, masks: Tensor, own: Tensor, index: Tensor) -> Tensor:
+        assert state.logits is not None
+        target, weight = targets(masks, own, state.boxes, index, self.a.mask_size)
+        return pixel_loss(state.logits, target, weight * state.alive[:, None, None, None])
+
+    def seen(self) -> list[Any]:
+        seen, self._seen = self._seen, []
+        return [(e.cpu(), r.cpu()) for e, r in seen]
+
+    def after_step(self, seen: Sequence[Any]) -> None:
+        """Move OIM's table and queue."""
+        device = self.oim.table.device
+        for embeddings, rows in seen:
+            self.oim.update(embeddings.to(device), rows.to(device))
+
+
+class RPNObjective(Objective):
+    """torchvision's losses for the proposal network on the final, frozen trunk."""
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        """networks: trunk and rpn."""
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.modules_by_name = dict(networks)
+        self.trunk: Trunk = networks["trunk"]  # type: ignore[assignment]
+        self.rpn: RPN = networks["rpn"]  # type: ignore[assignment]
+        self.trunk.requires_grad_(False)
+
+    def forward(self, clip: Clip) -> Losses:
+        """The losses `objectness` and `boxes`; anchors on void count for neither."""
+        device = next(self.parameters()).device
+        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
+        masks = torch.from_numpy(clip.masks).to(device)
+        with torch.no_grad():
+            coarse, _ = self.trunk(frames)
+        size = (frames.shape[2], frames.shape[3])
+        anchors, logits, deltas = self.rpn.outputs(coarse.float(), size)
+        none = torch.zeros((0, 4), device=device)
+        truth = [
+            {"boxes": torch.cat([none, *boxes_of(mask, clip.labels).values()])} for mask in masks
+        ]
+        labels, matched = self.rpn.assign_targets_to_anchors(anchors, truth)
+        labels = [
+            torch.where((label == 0) & unknown(mask, anchor), -torch.ones_like(label), label)
+            for label, mask, anchor in zip(labels, masks, anchors, strict=True)
+        ]
+        wanted = self.rpn.box_coder.encode(matched, anchors)
+        # the sampler draws from torch's own generator
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(clip.number)
+            objectness, boxes = self.rpn.compute_loss(
+                logits.reshape(-1, 1), deltas.reshape(-1, 4), labels, list(wanted)
+            )
+        return {"objectness": objectness + self.touch().to(device), "boxes": boxes}
+
+
+class MSKObjective(Objective):
+    """The baseline: a frame and the last mask, warped and deformed, to this frame's mask."""
+
+    def __init__(self, networks: Mapping[str, nn.Module], settings: TrainSettings) -> None:
+        """networks: msk."""
+        super().__init__()
+        self.networks = nn.ModuleDict(networks)
+        self.modules_by_name = dict(networks)
+        self.msk: MSK = networks["msk"]  # type: ignore[assignment]
+        self.settings = settings
+
+    def forward(self, clip: Clip) -> Losses:
+        """The loss `msk`, the mean over the clip's later frames for one of its objects."""
+        device = next(self.parameters()).device
+        random = torch.Generator().manual_seed(clip.number)
+        numbers = followed(clip, 1, random)
+        if not numbers:
+            return {"msk": self.touch().to(device)}
+        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)[1:]
+        masks = torch.from_numpy(clip.masks).to(device)
+        flow = torch.from_numpy(clip.to_previous).to(device)
+        inside = (masks == numbers[0]).float()[:, None]
+        height, width = masks.shape[-2:]
+        box = flow.new_tensor([[0, 0, width, height]]).expand(len(flow), 4)
+        # a little smaller, larger and shifted, as a predicted mask is
+        scale = 1 + 0.05 * torch.randn(len(flow), 1, generator=random).to(device)
+        shift = 0.05 * torch.randn(len(flow), 2, generator=random).to(device)
+        extent = tight_box(masks[0] == numbers[0])
+        side = extent[2:] - extent[:2]
+        middle = (extent[:2] + extent[2:]) / 2
+        points = frame_points(height, width, device)[None].expand(len(flow), -1, -1, -1)
+        moved = points + flow.permute(0, 2, 3, 1)
+        moved = (moved - middle) * scale[..., None, None] + middle
+        moved = moved + (shift * side)[:, None, None]
+        warped = geometry.sample_box(inside[:-1], box, moved)
+        logits = self.msk(frames, warped)
+        weight = (masks[1:] != VOID).float()[:, None]
+        return {"msk": pixel_loss(logits, inside[1:], weight) + self.touch().to(device)}
+
+
+def frame_points(height: int, width: int, device: torch.device) -> Tensor:
+    """Pixel centres (H, W, 2) x, y."""
+    y, x = torch.meshgrid(
+        torch.arange(height, device=device) + 0.5,
+        torch.arange(width, device=device) + 0.5,
+        indexing="ij",
+    )
+    return torch.stack((x, y), -1)
+
+
+def pixel_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Mean binary cross-entropy over the cells that count; 0 where none does."""
+    each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return (each * weight).sum() / weight.sum().clamp(min=1.0)
+
+
+def targets(
+    masks: Tensor, own: Tensor, boxes: Tensor, index: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """What box masks should be, and where that is known.
+
+    masks (B, H, W) index masks, own (N,) object numbers, boxes (N, 4) px, index (N,) frame
+    of each. Returns two (N, 1, size, size): the share of each cell that the object covers,
+    and the share that is not void.
+    """
+    frames = masks[index]
+    alone = torch.arange(len(boxes), device=boxes.device)
+    inside = (frames == own[:, None, None]).float()[:, None]
+    void = (frames == VOID).float()[:, None]
+    both = geometry.roi_align(torch.cat((inside, void), 1), boxes, size, 1, alone)
+    return both[:, :1].clamp(0, 1), (1 - both[:, 1:]).clamp(0, 1)
+
+
+def tight_box(inside: Tensor) -> Tensor:
+    """Tight box (4,) px of a mask (H, W) that is not empty."""
+    ys, xs = torch.nonzero(inside.any(1)).flatten(), torch.nonzero(inside.any(0)).flatten()
+    return torch.stack((xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)).float()
+
+
+def boxes_of(mask: Tensor, labels: Mapping[int, int]) -> dict[int, Tensor]:
+    """Tight boxes (1, 4) by number of the objects in a frame that are large enough."""
+    counts = torch.bincount(mask.flatten().long(), minlength=256).tolist()
+    return {n: tight_box(mask == n)[None] for n in labels if counts[n] >= LEAST}
+
+
+def followed(clip: Clip, most: int, random: torch.Generator) -> list[int]:
+    """Numbers of objects that are large enough in the first frame, at random `most`."""
+    counts = np.bincount(clip.masks[0].ravel(), minlength=256)
+    numbers = [n for n in sorted(clip.labels) if counts[n] >= LEAST]
+    order = torch.randperm(len(numbers), generator=random).tolist()
+    return sorted(numbers[i] for i in order[:most])
+
+
+def jittered_boxes(
+    masks: Tensor, labels: Mapping[int, int], settings: TrainSettings, random: torch.Generator
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Boxes as the proposal network gives them: near each object, and on the background.
+
+    masks (T, H, W). Returns boxes (N, 4) px, the frame of each (N,), and the object's
+    number, -1 for background.
+    """
+    height, width = masks.shape[-2:]
+    limit = torch.tensor([width, height, width, height], device=masks.device).float()
+    boxes, index, numbers = [], [], []
+    for t, mask in enumerate(masks):
+        known = boxes_of(mask, labels)
+        for n, tight in known.items():
+            side = (tight[:, 2:] - tight[:, :2]).repeat(1, 2)
+            noise = torch.randn(settings.boxes - 1, 4, generator=random).to(tight) * 0.08
+            near = torch.cat((tight, (tight + noise * side).clamp(min=0).minimum(limit)))
+            near = near[box_iou(near, tight)[:, 0] >= POSITIVE]
+            boxes.append(near)
+            numbers += [n] * len(near)
+            index += [t] * len(near)
+        far = background(mask, list(known.values()), settings.negatives, limit, random)
+        boxes.append(far)
+        numbers += [-1] * len(far)
+        index += [t] * len(far)
+    joined = torch.cat(boxes) if boxes else limit.new_zeros((0, 4))
+    return joined, torch.tensor(index, dtype=torch.long, device=masks.device), numbers
+
+
+def background(
+    mask: Tensor, known: Sequence[Tensor], count: int, limit: Tensor, random: torch.Generator
+) -> Tensor:
+    """Random boxes (N, 4) that hold neither an object nor void."""
+    if not count:
+        return limit.new_zeros((0, 4))
+    draws = torch.rand(count, 4, generator=random).to(limit)
+    side = (0.08 + 0.42 * draws[:, 2:]) * limit[:2]
+    low = draws[:, :2] * (limit[:2] - side)
+    boxes = torch.cat((low, low + side), 1)
+    taken = unknown(mask, boxes)
+    if known:
+        taken |= box_iou(boxes, torch.cat(list(known))).amax(1) >= NEGATIVE
+    return boxes[~taken]
+
+
+def unknown(mask: Tensor, boxes: Tensor) -> Tensor:
+    """(N,) whether more than half of a box (N, 4) is void, counted at a few points."""
+    void = (mask == VOID).float()[None, None]
+    share = geometry.sample_box(
+        void,
+        boxes.new_tensor([[0, 0, mask.shape[1], mask.shape[0]]]),
+        geometry.centres(boxes, 4).reshape(1, -1, 4, 2),
+    )
+    return share.reshape(len(boxes), 16).mean(1) > 0.5
+
+
+def degrade(masks: Tensor, share: float, random: torch.Generator) -> Tensor:
+    """Starting masks (N, 1, s, s), some of them coarse and ragged, as retrieved ones are."""
+    rows = []
+    for mask in masks.split(1):
+        if float(torch.rand((), generator=random)) < share:
+            cells = int(torch.randint(*COARSE, (), generator=random))
+            coarse = F.adaptive_avg_pool2d(mask, cells)
+            noise = torch.randn(coarse.shape, generator=random).to(mask) * 0.15
+            ragged = F.interpolate(coarse + noise, mask.shape[-1], mode="bilinear")
+            mask = torch.sigmoid((ragged - 0.5) * 12)
+        rows.append(mask)
+    return torch.cat(rows)
