@@ -14,7 +14,7 @@ setup(
             for rest in ("", ".*")
         ]
     ),
-    package_data={"models": ["pretrained/*.safetensors"], "pipeline": ["*.html"]},
+    package_data={"models": ["pretrained/*.safetensors"], "pipeline.pages": ["*.html"]},
     install_requires=[
         "luigi>=3.6",
         "torch>=2.4",
@@ -30,6 +30,7 @@ setup(
         "jinja2>=3.1",
     ],
     extras_require={
+        "parquet": ["pyarrow>=16"],
         "dev": [
             "pytest>=8.2",
             "hypothesis>=6.100",
@@ -38,7 +39,9 @@ setup(
             "mypy>=1.11",
             "pandas-stubs>=2.2",
             "types-tqdm",
-        ]
+            "pyarrow>=16",
+            "selenium>=4.20",
+        ],
     },
     entry_points={"console_scripts": ["dyenet = pipeline.cli:main"]},
 )

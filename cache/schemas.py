@@ -191,7 +191,13 @@ _START = (
 _MATCHES = Schema(
     "matches",
     "Starting points that Re-ID found in one iteration, in propagation order (section 3.1).",
-    (*_START, Field("converged", "bool", (1,), "no starting point was left to propagate")),
+    (
+        *_START,
+        Field("converged", "bool", (1,), "no starting point was left to propagate"),
+        Field("template_frame", "int32", ("N",), "frame of each template not given", "frame"),
+        Field("template_object", "int32", ("N",), "its object", "object ID"),
+    ),
+    version=2,
 )
 
 _TRACKLETS = Schema(

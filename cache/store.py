@@ -59,13 +59,15 @@ class Store:
         inputs: Mapping[str, str] | None = None,
         device: str = "cpu",
         group: str = "",
+        started: float | None = None,
     ) -> Iterator[Writer]:
         """Write the artifact of `recipe`; it appears at the end of the block, or not at all.
 
-        inputs: the key of each input by name, for the record. Raises ValueError if the
+        inputs: the key of each input by name, for the record. started: when work on the
+        artifact began (time.perf_counter()), if not with the block. Raises ValueError if the
         block leaves the schema unmet, CacheError if the disk is full or refuses.
         """
-        started = time.perf_counter()
+        began = time.perf_counter() if started is None else started
         key = keys.key(recipe)
         path = self.path(stage, dataset, video, key, group)
         files.make_folder(path.parent)
@@ -82,7 +84,7 @@ class Store:
                         "versions": _versions(),
                         "host": socket.gethostname(),
                         "device": device,
-                        "wall_seconds": time.perf_counter() - started,
+                        "wall_seconds": time.perf_counter() - began,
                         "complete": 1,
                     }
                 )

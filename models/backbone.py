@@ -174,6 +174,17 @@ def fold_batch_norms(module: nn.Module) -> None:
         setattr(parent, norm_name, nn.Identity())
 
 
+def pin_kernels(module: nn.Module) -> None:
+    """Have float32 1x1 convolutions round alike whatever the number of threads, in place.
+
+    On a CPU PyTorch gives them to oneDNN only if it has two threads or more, unless they
+    are dilated, which means nothing to a single cell. For inference only.
+    """
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1):
+            conv.dilation = (2, 2)
+
+
 def output_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """(ceil(H / stride), ceil(W / stride))."""
     return math.ceil(size[0] / stride), math.ceil(size[1] / stride)

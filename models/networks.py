@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import geometry, propagation
-from models.backbone import STRIDE, Trunk, fold_batch_norms
+from models.backbone import STRIDE, Trunk, fold_batch_norms, pin_kernels
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.memory import Memory
@@ -29,8 +29,10 @@ from models.remp import ReMP
 from models.rpn import RPN
 
 MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
-ROI_CHUNK = 20
-"""RoIs that embed() and masks() run together"""
+EMBED_CHUNK = {"cpu": 4, "cuda": 20}
+"""RoIs that embed() runs together"""
+MASK_CHUNK = {"cpu": 1, "cuda": 20}
+"""RoIs that masks() runs together: retrieval asks for one or two a frame"""
 STEP_CHUNK = {"cpu": 1, "cuda": 8}
 """objects that step() runs together: one alone fills a CPU"""
 
@@ -119,6 +121,8 @@ class Networks:
     def _prepare(self, module: nn.Module) -> nn.Module:
         module = copy.deepcopy(module).eval().requires_grad_(False)
         fold_batch_norms(module)
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            pin_kernels(module)
         placed = module.to(device=self.device, dtype=self.dtype)
         return placed.to(memory_format=torch.channels_last)
 
@@ -145,12 +149,14 @@ class Networks:
 
     # --- Re-ID -------------------------------------------------------------------
 
-    def _chunks(self, f: Tensor, boxes: Array, size: int) -> Iterator[tuple[Tensor, int]]:
-        """RoI features of ROI_CHUNK boxes at a time, the last chunk padded; real count."""
-        index = torch.zeros(ROI_CHUNK, dtype=torch.long, device=self.device)
-        for first in range(0, len(boxes), ROI_CHUNK):
-            chunk = boxes[first : first + ROI_CHUNK]
-            padded = np.concatenate([chunk, np.repeat(chunk[-1:], ROI_CHUNK - len(chunk), 0)])
+    def _chunks(
+        self, f: Tensor, boxes: Array, size: int, count: int
+    ) -> Iterator[tuple[Tensor, int]]:
+        """RoI features of `count` boxes at a time, the last chunk padded; real count."""
+        index = torch.zeros(count, dtype=torch.long, device=self.device)
+        for first in range(0, len(boxes), count):
+            chunk = boxes[first : first + count]
+            padded = np.concatenate([chunk, np.repeat(chunk[-1:], count - len(chunk), 0)])
             x = geometry.roi_align(f, self.tensor(padded), size, STRIDE, index)
             yield x.to(self.dtype).contiguous(memory_format=torch.channels_last), len(chunk)
 
@@ -160,7 +166,8 @@ class Networks:
         a = self.architecture
         with self.inference():
             feature = self.tensor(f)[None]
-            rows = [reid(x)[:n].cpu().numpy() for x, n in self._chunks(feature, boxes, a.reid_size)]
+            chunks = self._chunks(feature, boxes, a.reid_size, EMBED_CHUNK[self.device.type])
+            rows = [reid(x)[:n].cpu().numpy() for x, n in chunks]
         return np.concatenate(rows) if rows else np.zeros((0, a.embedding), np.float32)
 
     def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:
@@ -170,7 +177,8 @@ class Networks:
         rows = []
         with self.inference():
             feature = self.tensor(f)[None]
-            for x, n in self._chunks(feature, boxes, a.roi_size):
+            together = MASK_CHUNK[self.device.type]
+            for x, n in self._chunks(feature, boxes, a.roi_size, together):
                 probability = torch.sigmoid(network(x)[:n])
                 size = (a.mask_size, a.mask_size)
                 rows.append(to_bytes(F.interpolate(probability, size, mode="bilinear")[:, 0]))

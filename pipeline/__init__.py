@@ -4,6 +4,24 @@ from pipeline import engine
 
 engine.install()
 
-from pipeline.roots import RunDataset, SweepThreshold  # noqa: E402 - needs Luigi set up
+from pipeline.figures import DrawAttention, DrawComparison  # noqa: E402 - needs Luigi set up
+from pipeline.roots import RunDataset, SweepThreshold  # noqa: E402
+from pipeline.training import (  # noqa: E402
+    FinetuneOnFirstFrames,
+    TrainDyeNet,
+    TrainMSK,
+    TrainRPN,
+)
+from pipeline.variants import Ablation  # noqa: E402
 
-__all__ = ["RunDataset", "SweepThreshold"]
+__all__ = [
+    "Ablation",
+    "DrawAttention",
+    "DrawComparison",
+    "FinetuneOnFirstFrames",
+    "RunDataset",
+    "SweepThreshold",
+    "TrainDyeNet",
+    "TrainMSK",
+    "TrainRPN",
+]

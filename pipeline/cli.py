@@ -78,10 +78,36 @@ def parser() -> argparse.ArgumentParser:
     score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
     _add_dataset(score)
     score.add_argument("--output", type=Path, required=True, help="folder of the two CSVs")
+    score.add_argument(
+        "--frames",
+        choices=("inner", "later", "all"),
+        help="annotated frames that count: all but each video's first and last (DAVIS), all "
+        "without a given mask (the other benchmarks), or all; default: the dataset's",
+    )
+    score.add_argument(
+        "--average",
+        choices=("objects", "categories"),
+        default="objects",
+        help="means over objects (the paper), or over the means of each category",
+    )
+    score.add_argument(
+        "--official-decay",
+        action="store_true",
+        help="repeat the official tool's decay, which is wrong beyond 256 scored frames",
+    )
     score.set_defaults(command=_score)
 
-    report = commands.add_parser("report", help="make report.html of a run anew")
-    report.add_argument("output", type=Path, help="the --output folder of the run")
+    report = commands.add_parser(
+        "report", help="make the report of a run or a sweep anew, or compare two runs"
+    )
+    report.add_argument("run", type=Path, help="the --output folder of a run or a sweep")
+    report.add_argument("other", type=Path, nargs="?", help="a second run, to compare with it")
+    report.add_argument(
+        "--output", type=Path, help="file of the comparison (default: RUN/compare-OTHER.html)"
+    )
+    report.add_argument(
+        "--tables", choices=("csv", "parquet"), help="also write every table to RUN/tables/"
+    )
     report.set_defaults(command=_report)
 
     artifacts = commands.add_parser("artifacts", help="what the cache holds")
@@ -91,7 +117,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", default="demo", help="demo, davis16, davis17, ... or folder")
+    parser.add_argument(
+        "--dataset",
+        default="demo",
+        help="demo, davis16, davis17, segtrackv2, youtube-objects or folder",
+    )
     parser.add_argument("--root", help="folder of the dataset")
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
 
@@ -103,7 +133,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="dyenet, remp, remp-no-attention or msk")
     parser.add_argument("--rho-reid", help="similarity above which a proposal is kept (0.7)")
     parser.add_argument("--max-iterations", help="rounds of retrieval and propagation (4)")
-    parser.add_argument("--precision", help="bf16 or fp32 (bf16)")
+    parser.add_argument("--precision", help="auto, bf16 or fp32 (auto)")
     parser.add_argument(
         "--set",
         action="append",
@@ -195,21 +225,33 @@ def _prune(given: argparse.Namespace) -> int:
 def _score(given: argparse.Namespace) -> int:
     from pipeline.datasets import open_dataset
     from pipeline.runs import cache_root
-    from pipeline.scoring import rule_of, score_folder, totals
+    from pipeline.scoring import Rule, rule_of, score_folder, totals
 
     dataset = open_dataset(given.dataset, given.root, given.split, cache_root())
-    rule = rule_of(given.dataset)
-    table = score_folder(given.masks, dataset, given.output, rule)
+    rule = Rule(given.frames or rule_of(given.dataset).frames, given.average)
+    decay = given.official_decay
+    table = score_folder(given.masks, dataset, given.output, rule, official_decay=decay)
     means = totals(table, rule.average)
+    print(f"scored: {rule}{'; decay as the official tool' if decay else ''}")
     print(", ".join(f"{name} {100 * means[name]:.1f}" for name in ("J_mean", "F_mean", "G")))
     print(f"results: {given.output}")
     return 0
 
 
 def _report(given: argparse.Namespace) -> int:
-    from pipeline.reports import report_html
+    from pipeline.pages.compare import compare_html
+    from pipeline.pages.run import report_html
+    from pipeline.pages.sweep import sweep_html
+    from pipeline.reports import save_tables
 
-    print(report_html(given.output))
+    if given.other:
+        print(compare_html(given.run, given.other, given.output))
+    elif (given.run / "sweep.csv").exists():
+        print(sweep_html(given.run))
+    else:
+        print(report_html(given.run))
+    if given.tables:
+        print(*save_tables(given.run, given.tables), sep="\n")
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from pipeline.settings import RunSettings, describe, sections
+from training.settings import TrainSettings, compact, online
 
 
 def render() -> str:
@@ -29,7 +30,27 @@ def render() -> str:
             for item in fields(values)
         ]
         lines.append("")
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join([*lines, *_training()]) + "\n"
+
+
+def _training() -> list[str]:
+    """Settings of training, with the three recipes beside one another."""
+    recipes = (TrainSettings(), compact(), online())
+    return [
+        "## Training",
+        "",
+        "Give one to a training task as `--set name=value` ([training.md](training.md)).",
+        "`paper` is the recipe of section 3.3, `compact` that of `--architecture compact`,",
+        "`online` that of `FinetuneOnFirstFrames`.",
+        "",
+        "| Setting | paper | compact | online | Takes | Meaning |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| `{item.name}` | {' | '.join(str(getattr(r, item.name)) for r in recipes)} "
+            f"| {describe(item)} | {item.metadata['text']} |"
+            for item in fields(TrainSettings)
+        ),
+    ]
 
 
 def _first_line(kind: type) -> str:

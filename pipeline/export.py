@@ -73,6 +73,8 @@ STARTS = {
     "merged": "bool",
 }
 """columns of scores/starts.csv; first, last: the tracklet's span, empty where skipped"""
+TEMPLATES = {"video": "str", "iteration": "int64", "object": "int64", "frame": "int64"}
+"""columns of scores/templates.csv"""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,15 @@ class Start:
     last: int | None = None
     merged: bool = False
     """False where linking dropped its tracklet"""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A mask that an iteration used as a template besides the given ones (section 3.3)."""
+
+    iteration: int
+    object: int
+    frame: int
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,8 @@ class VideoResult:
     iterations: Sequence[Iteration] = ()
     starts: Sequence[Start] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """wall time by stage"""
+    """wall time by artifact, such as `tubes(2)`"""
+    templates: Sequence[Template] = ()
 
 
 @dataclass(frozen=True)
@@ -223,13 +235,16 @@ def drop_others(out: Path, videos: Iterable[str]) -> None:
 def write_scores(out: Path, videos: Sequence[VideoResult], run: Run) -> None:
     """Write OUT/scores: the tables of pipeline/reports.py and the official two CSVs.
 
-    Without annotations only starts.csv is written.
+    Without annotations only starts.csv and templates.csv are written.
     """
     folder = out / "scores"
-    for pattern in ("frames.csv", "iterations.csv", "starts.csv", "*_results-*.csv"):
+    for pattern in ("frames.csv", "iterations.csv", "*_results-*.csv"):
         _remove(folder.glob(pattern))
-    rows = [{"video": v.name, **asdict(start)} for v in videos for start in v.starts]
-    write_csv(folder / "starts.csv", pd.DataFrame(rows, columns=list(STARTS)).astype(STARTS))
+    starts = [{"video": v.name, **asdict(start)} for v in videos for start in v.starts]
+    write_csv(folder / "starts.csv", pd.DataFrame(starts, columns=list(STARTS)).astype(STARTS))
+    added = [{"video": v.name, **asdict(template)} for v in videos for template in v.templates]
+    table = pd.DataFrame(added, columns=list(TEMPLATES)).astype(TEMPLATES)
+    write_csv(folder / "templates.csv", table)
     frames = join_frames([table for v in videos for table in _frame_tables(v, run.rule)])
     if not len(frames):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, lru_cache
@@ -21,12 +22,12 @@ from pipeline import recipe as recipes
 from pipeline.errors import UserError
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, Spec, VideoRecipe, label
-from pipeline.runs import module_digests, open_video, source_digest
+from pipeline.runs import mask_digest, module_digests, open_video
 
 if TYPE_CHECKING:
     from models.networks import Networks
     from pipeline.datasets import Video
-    from stages.frames import FrameReader, Manifest
+    from stages.frames import FrameReader, Manifest, MaskSource
     from stages.scores import Scores
     from stages.types import IndexMask, Matches, Offers, StartingPoint, Tracklet
 
@@ -44,6 +45,7 @@ class Job:
         self.video = video
         self.progress = progress
         self._name = name
+        self._began = time.perf_counter()
         self._opened: dict[str, Reader] = {}
         self._open = ExitStack()
 
@@ -73,22 +75,22 @@ class Job:
 
     def manifest(self) -> Manifest:
         """Names, size and digests of the frames; BadInput if they or the masks are unfit."""
-        from stages.frames import manifest
+        from stages.frames import manifest, mask_files
 
         found = manifest(self.source.frames, self.video)
         last = max(self.source.first_masks)
         if last >= len(found.names):
             raise UserError(
-                f"video {self.video}: mask {self.source.first_masks[last]} is for frame {last}, "
-                f"but the video has {len(found.names)} frames, numbered from 0"
+                f"video {self.video}: mask {mask_files(self.source.first_masks[last])[0]} is for "
+                f"frame {last}, but the video has {len(found.names)} frames, numbered from 0"
             )
         self.first_masks(found.size)
         return found
 
-    def digest(self, path: Path) -> str:
-        """Digest of a source file."""
+    def digest(self, mask: MaskSource) -> str:
+        """Digest of a mask that was given."""
         with FileDigests(self.store.root) as digests:
-            return source_digest(digests, path, self.video)
+            return mask_digest(digests, mask, self.video)
 
     # --- artifacts ---------------------------------------------------------------
 
@@ -116,6 +118,7 @@ class Job:
             self.spec.content,
             inputs=self.spec.content["inputs"],
             device=self.device,
+            started=self._began,
         ) as out:
             yield out
 
@@ -185,22 +188,22 @@ class Job:
 
     def annotations(self, size: tuple[int, int]) -> Callable[[int], IndexMask | None]:
         """The annotation of a frame, None where there is none; BadInput as above."""
-        paths = self.source.annotations or {}
+        truths = self.source.annotations or {}
 
         def read(j: int) -> IndexMask | None:
-            return self._masks({j: paths[j]}, size, given=False)[j] if j in paths else None
+            return self._masks({j: truths[j]}, size, given=False)[j] if j in truths else None
 
         return read
 
     def _masks(
-        self, paths: Mapping[int, Path], size: tuple[int, int], *, given: bool
+        self, sources: Mapping[int, MaskSource], size: tuple[int, int], *, given: bool
     ) -> dict[int, IndexMask]:
         from stages.frames import read_index_mask
 
         name = self.source.frame_name
         return {
-            j: read_index_mask(path, size, self.video, name(j), given=given)
-            for j, path in paths.items()
+            j: read_index_mask(source, size, self.video, name(j), given=given)
+            for j, source in sources.items()
         }
 
     # --- networks and memos ------------------------------------------------------

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
 from stages.types import Image, IndexMask
+
+if TYPE_CHECKING:
+    from stages.frames import MaskSource
 
 COLOURS = (
     "#e08a00",
@@ -77,13 +81,15 @@ def davis_palette() -> bytes:
     return triples.tobytes()
 
 
-def read_palette(mask: Path, objects: Sequence[int]) -> bytes:
+def read_palette(mask: MaskSource, objects: Sequence[int]) -> bytes:
     """The palette of an input mask, or the DAVIS palette where it would show nothing.
 
     That is where the file has none, or paints one of the objects like the background.
     """
     from PIL import Image as Pillow
 
+    if not isinstance(mask, Path):
+        return davis_palette()
     with Pillow.open(mask) as file:
         stored = file.getpalette("RGB") if file.mode == "P" else None
     triples = np.zeros((256, 3), np.int16)
@@ -104,16 +110,27 @@ def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
 
 def write_picture(path: Path, image: Image, mask: IndexMask, width: int) -> None:
     """Write a small JPEG of a frame with its masks, `width` px wide."""
+    path.write_bytes(encode_picture(picture(image, mask, width)))
+
+
+def picture(image: Image, mask: IndexMask, width: int) -> Image:
+    """A frame with its masks, resized to be `width` px wide."""
     import cv2
 
     size = width, max(1, round(image.shape[0] * width / image.shape[1]))
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     # Drawn after the resize, or the outlines would vanish in it.
-    drawn = overlay(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
-    ok, data = cv2.imencode(".jpg", drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return overlay(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
+
+
+def encode_picture(image: Image) -> bytes:
+    """An image (H, W, 3) RGB as a small JPEG."""
+    import cv2
+
+    ok, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not ok:
-        raise UserError(f"{path}: this OpenCV can write no JPEG")
-    path.write_bytes(data.tobytes())
+        raise UserError("this OpenCV can write no JPEG; install opencv-python from PyPI")
+    return data.tobytes()
 
 
 class VideoFile:

@@ -112,11 +112,15 @@ def put_matches(out: Writer, matches: Matches, side: int) -> None:
     """Write the matches of an iteration."""
     put_starts(out, matches.starts, side)
     out.put("converged", matches.converged)
+    out.put("template_frame", [j for j, _ in matches.templates])
+    out.put("template_object", [i for _, i in matches.templates])
 
 
 def get_matches(reader: Reader) -> Matches:
     """The matches of an iteration."""
-    return Matches(tuple(get_starts(reader)), bool(reader["converged"][0]))
+    added = zip(reader["template_frame"][:], reader["template_object"][:], strict=True)
+    templates = tuple((int(j), int(i)) for j, i in added)
+    return Matches(tuple(get_starts(reader)), bool(reader["converged"][0]), templates)
 
 
 def put_tracklets(out: Writer, tracklets: Sequence[Tracklet], side: int) -> None:

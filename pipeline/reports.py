@@ -1,4 +1,4 @@
-"""Results of a run as tables, and OUT/report.html made from them.
+"""Results of a run, a sweep or two runs as pandas tables.
 
 The functions read what export wrote below OUT and need nothing else:
 
@@ -8,57 +8,22 @@ The functions read what export wrote below OUT and need nothing else:
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
+from cache.files import replace
 from pipeline import scoring
 from pipeline.errors import UserError
-from pipeline.export import ITERATIONS, STARTS, pictured
-from pipeline.overlays import colour
-from pipeline.scoring import FRAMES, Rule, last_iteration, totals, write_text
-
-PAPER: dict[tuple[str, str], tuple[tuple[str, str, float | None, float | None, float | None], ...]]
-PAPER = {
-    ("davis16", "val"): (
-        ("dyenet", "DyeNet, offline", 84.7, None, None),
-        ("dyenet", "DyeNet, online", 86.2, None, None),
-        ("msk", "MSK, ResNet-101", 78.7, None, None),
-    ),
-    ("davis17", "val"): (
-        ("dyenet", "DyeNet, offline", None, None, 74.1),
-        ("remp", "Re-MP", 67.3, 71.0, 69.1),
-        ("remp-no-attention", "Re-MP, no attention", 65.3, 69.7, 67.5),
-        ("msk", "MSK, ResNet-101", 63.3, 67.2, 65.3),
-    ),
-    ("davis17", "test-dev"): (
-        ("dyenet", "DyeNet, offline", 60.2, 64.8, 62.5),
-        ("dyenet", "DyeNet, online", 65.8, 70.5, 68.2),
-        ("remp", "Re-MP, online", 59.1, 62.8, 61.0),
-        ("remp-no-attention", "Re-MP, no attention, online", 55.4, 60.5, 58.0),
-        ("msk", "MSK, ResNet-101, online", 50.9, 52.6, 51.7),
-    ),
-    ("segtrackv2", "all"): (
-        ("dyenet", "DyeNet, offline", 78.3, None, None),
-        ("dyenet", "DyeNet, online", 78.7, None, None),
-    ),
-    ("youtube-objects", "all"): (
-        ("dyenet", "DyeNet, offline", 74.9, None, None),
-        ("dyenet", "DyeNet, online", 79.6, None, None),
-    ),
-}
-"""the paper's J, F and G (Tables 1 to 5) by dataset and split: variant, name, figures in %"""
-
-Row = Mapping[Hashable, Any]
-"""a row of a table by column"""
+from pipeline.export import ITERATIONS, STARTS, TEMPLATES
+from pipeline.scoring import FRAMES, Rule, last_iteration, totals, write_csv
+from pipeline.settings import find
 
 PER_ITERATION = {
     **{name: kind for name, kind in ITERATIONS.items() if name not in ("video", "J", "F", "G")},
@@ -69,6 +34,17 @@ PER_ITERATION = {
     "G": "float64",
 }
 """columns of per_iteration()"""
+SWEEP = {**PER_ITERATION, "seconds": "float64"}
+"""columns of sweep(), after those of the swept settings"""
+DIFFERENCES = {
+    "video": "str",
+    "object": "int64",
+    **{f"{measure}_{run}": "float64" for measure in "JFG" for run in "ab"},
+    "G_change": "float64",
+}
+"""columns of differences()"""
+FORMATS = ("csv", "parquet")
+"""of save_tables()"""
 
 
 def per_frame(out_dir: str | Path) -> pd.DataFrame:
@@ -102,7 +78,7 @@ def per_iteration(out_dir: str | Path) -> pd.DataFrame:
     out = Path(out_dir)
     counts = _table(out, "iterations.csv", ITERATIONS)
     frames = per_frame(out)
-    average = _rule(_run(out)).average if len(counts) else ""
+    average = rule_used(read_run(out)).average if len(counts) else ""
     rows = []
     for k, part in counts.groupby("iteration"):
         sums = {name: int(part[name].sum()) for name in list(ITERATIONS)[2:7]}
@@ -124,176 +100,83 @@ def starts(out_dir: str | Path) -> pd.DataFrame:
     return _table(Path(out_dir), "starts.csv", STARTS)
 
 
-def report_html(out_dir: str | Path) -> Path:
-    """Write OUT/report.html, one file that needs no other, and return its path.
+def templates(out_dir: str | Path) -> pd.DataFrame:
+    """Masks that served as templates besides the given ones (section 3.3).
 
-    UserError if out_dir holds no run.
+    Columns (export.TEMPLATES): video str; iteration, object, frame int64. Every iteration
+    chooses its templates anew, from the masks of the one before. UserError if out_dir holds
+    no run.
+    """
+    return _table(Path(out_dir), "templates.csv", TEMPLATES)
+
+
+def sweep(out_dir: str | Path) -> pd.DataFrame:
+    """Retrieval, scores and cost of every value of a sweep after each iteration (Table 2).
+
+    Columns: the swept settings by full name, such as `matches.rho_reid`, of the setting's own
+    type (int64, float64 or str); those of per_iteration(); seconds float64, the time that
+    stages took for this row beyond what the rows above had made already. What a video needs
+    once counts to its first iteration, so the sum over a value is what it cost beyond the
+    values before it. Empty without annotations. UserError if out_dir holds no sweep.
+    """
+    path = Path(out_dir) / "sweep.csv"
+    if not path.exists():
+        raise UserError(f"{path}: no sweep to report on; give the --output of a SweepThreshold")
+    columns = list(pd.read_csv(path, nrows=0).columns)
+    swept = columns[: columns.index("iteration")]
+    return read_table(path, {**{name: _kind(name) for name in swept}, **SWEEP})
+
+
+def join_sweep(folders: Mapping[Path, Mapping[str, Any]]) -> pd.DataFrame:
+    """sweep() from the runs themselves: the swept settings by the folder of their run."""
+    tables, seen = [], set[tuple[str, str]]()
+    for folder, swept in folders.items():
+        table, spent = per_iteration(folder), _spent(read_run(folder), seen)
+        table["seconds"] = [spent.get(k, 0.0) for k in table["iteration"]]
+        for place, (name, value) in enumerate(swept.items()):
+            table.insert(place, name, pd.Series(value, table.index, _kind(name)))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True).astype(SWEEP)
+
+
+def differences(a: str | Path, b: str | Path) -> pd.DataFrame:
+    """Final scores of two runs side by side, a row for each video and object of either.
+
+    Columns (DIFFERENCES): video str; object int64; J_a, J_b, F_a, F_b, G_a, G_b float64 as
+    fractions, means over the scored frames, NaN where a run lacks the object; G_change
+    float64, G_b - G_a. UserError if one of the folders holds no run.
+    """
+    both = results(a).merge(results(b), "outer", ["video", "object"], suffixes=("_a", "_b"))
+    both = both.rename(columns={f"{m}_mean_{run}": f"{m}_{run}" for m in "JF" for run in "ab"})
+    both["G_change"] = both["G_b"] - both["G_a"]
+    return both[list(DIFFERENCES)].astype(DIFFERENCES)
+
+
+def save_tables(out_dir: str | Path, kind: str) -> list[Path]:
+    """Write every table of a run or a sweep to OUT/tables/<name>.<kind>; their paths.
+
+    kind: one of FORMATS; parquet keeps the types and needs pyarrow. UserError if out_dir
+    holds neither, if kind is unknown, or if pyarrow is missing.
     """
     out = Path(out_dir)
-    run = _run(out)
-    frames, table = last_iteration(per_frame(out)), results(out)
-    begun, rule = starts(out), _rule(run)
-    means = totals(table, rule.average)
-    videos = [
-        _video(out, name, about, *(t[t["video"] == name] for t in (frames, table, begun)))
-        for name, about in run["videos"].items()
-    ]
-    videos.sort(key=lambda video: (video.means.get("G", math.inf), video.name))
-    page = _template().render(
-        run=run,
-        rule=rule,
-        scored=bool(len(table)),
-        videos=videos,
-        objects=sum(len(video.objects) for video in videos),
-        frames=sum(video.frames for video in videos),
-        means=means,
-        paper=PAPER.get((run["dataset"], run["split"]), ()),
-        iterations=per_iteration(out).to_dict("records"),
-        stages=_stages(run),
-        settings=_settings(run),
-    )
-    path = out / "report.html"
-    write_text(path, page)
-    return path
+    if kind not in FORMATS:
+        raise UserError(f"--tables {kind}: must be one of {', '.join(FORMATS)}")
+    if kind == "parquet" and find_spec("pyarrow") is None:
+        raise UserError("--tables parquet: needs pyarrow; pip install 'dyenet[parquet]'")
+    of_run: tuple[Callable[[Path], pd.DataFrame], ...]
+    of_run = (results, per_frame, per_iteration, starts, templates)
+    paths = []
+    for read in (sweep,) if (out / "sweep.csv").exists() else of_run:
+        paths.append(out / "tables" / f"{read.__name__}.{kind}")
+        if kind == "csv":
+            write_csv(paths[-1], read(out))
+        else:
+            _write_parquet(paths[-1], read(out))
+    return paths
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A measure of an object over frames (x) as SVG paths; y is 100 less the percentage."""
-
-    object: int
-    line: str
-    given: str
-    """marks where a mask was given"""
-    retrieved: str
-    """marks where a starting point was retrieved"""
-
-
-@dataclass(frozen=True)
-class Lane:
-    """An object's tracklets: bars, and the starting points on them."""
-
-    object: int
-    bars: Sequence[Row]
-    points: Sequence[Row]
-
-
-@dataclass(frozen=True)
-class VideoPart:
-    """A video's part of the report."""
-
-    name: str
-    frames: int
-    size: tuple[int, int]
-    objects: Sequence[int]
-    seconds: float
-    means: Mapping[str, float]
-    table: Sequence[Row]
-    pictures: Sequence[tuple[str, str]]
-    """(frame name, data URI)"""
-    curves: Mapping[str, Sequence[Curve]]
-    """by measure"""
-    lanes: Sequence[Lane]
-    film: bool
-
-
-def _video(
-    out: Path,
-    name: str,
-    about: Mapping[str, Any],
-    frames: pd.DataFrame,
-    table: pd.DataFrame,
-    begun: pd.DataFrame,
-) -> VideoPart:
-    scored = sorted(int(i) for i in frames["object"].unique())
-    curves = {
-        measure: [_curve(i, frames[frames["object"] == i], begun, measure) for i in scored]
-        for measure in "JF"
-    }
-    lanes = [_lane(i, begun[begun["object"] == i]) for i in about["objects"]]
-    return VideoPart(
-        name,
-        about["frames"],
-        (about["size"][0], about["size"][1]),
-        about["objects"],
-        sum(about["seconds"].values()),
-        totals(table) if len(table) else {},
-        table.to_dict("records"),
-        _pictures(out, name, about),
-        curves if len(frames) else {},
-        lanes if len(begun) else [],
-        (out / "overlays" / f"{name}.mp4").exists(),
-    )
-
-
-def _pictures(out: Path, name: str, about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = []
-    for n, label in zip(pictured(about["frames"]), about["frame_names"], strict=True):
-        path = out / "pictures" / name / f"{n:05d}.jpg"
-        if path.exists():
-            data = base64.b64encode(path.read_bytes()).decode()
-            found.append((label, f"data:image/jpeg;base64,{data}"))
-    return found
-
-
-def _curve(i: int, frames: pd.DataFrame, begun: pd.DataFrame, measure: str) -> Curve:
-    points = {
-        int(frame): f"{frame} {100 - 100 * value:.1f}"
-        for frame, value in sorted(zip(frames["frame"], frames[measure], strict=True))
-    }
-    marked = begun[(begun["object"] == i) & begun["frame"].isin(points.keys())]
-    # Lines of no length: drawn with caps, they stay round however the plot is stretched.
-    given, retrieved = (
-        "".join(f"M{points[frame]}h0" for frame in sorted(set(part["frame"])))
-        for part in (marked[marked["given"]], marked[~marked["given"]])
-    )
-    return Curve(i, "M" + "L".join(points.values()), given, retrieved)
-
-
-def _lane(object_id: int, begun: pd.DataFrame) -> Lane:
-    # What linking kept is drawn last, over what it dropped.
-    kept = begun.sort_values("merged", kind="stable")
-    return Lane(
-        object_id,
-        kept[kept["first"].notna()].to_dict("records"),
-        kept.assign(skipped=kept["first"].isna()).to_dict("records"),
-    )
-
-
-def _stages(run: Mapping[str, Any]) -> list[tuple[str, float, float]]:
-    """Stages by time taken: name, seconds over all videos, share of the longest."""
-    spent: dict[str, float] = {}
-    for about in run["videos"].values():
-        for stage, seconds in about["seconds"].items():
-            spent[stage] = spent.get(stage, 0.0) + seconds
-    longest = max(spent.values(), default=0.0) or 1.0
-    ordered = sorted(spent.items(), key=lambda item: -item[1])
-    return [(stage, seconds, seconds / longest) for stage, seconds in ordered]
-
-
-def _settings(run: Mapping[str, Any]) -> list[tuple[str, Any, Any, bool]]:
-    """Settings as (name, value, default, whether they are the same), by section."""
-    rows = []
-    for section, values in run["settings"].items():
-        for name, value in values.items():
-            default = run["defaults"].get(section, {}).get(name)
-            rows.append((f"{section}.{name}", value, default, value == default))
-    return rows
-
-
-def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
-    path = out / "scores" / name
-    if not path.exists():
-        _run(out)
-        return pd.DataFrame({column: [] for column in columns}).astype(dict(columns))
-    # As text first: a video may be called 007 or NA, and floats are to keep every digit.
-    text = {c: "str" if kind == "float64" else kind for c, kind in columns.items()}
-    empty = {c: [""] for c, kind in columns.items() if kind != "str"}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-    return table.astype(dict(columns))
-
-
-def _run(out: Path) -> dict[str, Any]:
+def read_run(out: Path) -> dict[str, Any]:
+    """OUT/run.json; UserError if there is none."""
     path = out / "run.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -301,41 +184,54 @@ def _run(out: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no run to report on; give the --output of a run") from error
 
 
-def _rule(run: Mapping[str, Any]) -> Rule:
+def rule_used(run: Mapping[str, Any]) -> Rule:
+    """The rule that a run was scored by."""
     return Rule(**run["rule"])
+
+
+def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, table.to_parquet(index=False))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _spent(run: Mapping[str, Any], seen: set[tuple[str, str]]) -> dict[int, float]:
+    """Stage seconds by iteration of what is not yet in seen, (video, key); they are added."""
+    spent: dict[int, float] = {}
+    for video, about in run["videos"].items():
+        for label, seconds in about["seconds"].items():
+            made = (video, about["keys"][label])
+            if made not in seen:
+                seen.add(made)
+                number = re.search(r"\((\d+)\)", label)
+                k = int(number[1]) if number else 1
+                spent[k] = spent.get(k, 0.0) + seconds
+    return spent
+
+
+def _kind(name: str) -> str:
+    """dtype of a setting's column."""
+    return {int: "int64", float: "float64"}.get(type(find(name).default), "str")
+
+
+def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    path = out / "scores" / name
+    if path.exists():
+        return read_table(path, columns)
+    read_run(out)
+    return pd.DataFrame({column: [] for column in columns}).astype(dict(columns))
+
+
+def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
+    """A CSV of ours with its columns' types."""
+    # As text first: a video may be called 007 or NA, and floats are to keep every digit.
+    text = {c: "str" if kind == "float64" else kind for c, kind in columns.items()}
+    empty = {c: [""] for c, kind in columns.items() if kind != "str"}
+    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+    return table.astype(dict(columns))
 
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
-
-
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters["percent"] = _percent
-    environment.filters["duration"] = _duration
-    environment.filters["colour"] = colour
-    return environment.get_template("report_template.html")
-
-
-def _percent(fraction: float | None) -> str:
-    """61.3 of 0.613; nothing where it was not measured."""
-    if fraction is None or math.isnan(fraction):
-        return ""
-    return f"{round(100 * fraction, 1) + 0.0:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    """2.4 s, 3 min 20 s, 1 h 12 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,4 +1,4 @@
-"""From the artifacts of a run to its output folder (pipeline/export.py, reports.py)."""
+"""From the artifacts of a run to its output folder (pipeline/export.py, pages/run.py)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -21,6 +22,7 @@ from pipeline.export import (
     Iteration,
     Run,
     Start,
+    Template,
     VideoResult,
     drop_others,
     starts_of,
@@ -29,11 +31,12 @@ from pipeline.export import (
 )
 from pipeline.jobs import Job
 from pipeline.overlays import read_palette
+from pipeline.pages.run import report_html
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, label
-from pipeline.reports import report_html
 from pipeline.scoring import rule_of
 from pipeline.settings import RunSettings
+from stages.types import Matches
 
 BEGAN = time.time()
 """when this process started"""
@@ -87,11 +90,13 @@ def _scored(job: Job) -> VideoResult:
     """A video's result with its scores, starting points and times."""
     names = [name for name, spec in job.specs.items() if spec.stage == "scores"]
     last = [spec.iteration for spec in job.specs.values() if spec.stage == "tubes"]
+    matches = [job.matches(k) for k in last]
     return replace(
         video_result(job),
         iterations=[_iteration(job, k) for k in range(1, len(names) + 1)],
-        starts=_starts(job, last[-1]) if last else (),
+        starts=_starts(job, matches) if matches else (),
         seconds=_seconds(job),
+        templates=_templates(matches),
     )
 
 
@@ -100,17 +105,27 @@ def _iteration(job: Job, k: int) -> Iteration:
     return Iteration(k, readers.get_scores(scores), readers.get_counts(scores))
 
 
-def _starts(job: Job, last: int) -> list[Start]:
-    matches = [job.matches(k) for k in range(1, last + 1)]
+def _starts(job: Job, matches: Sequence[Matches]) -> list[Start]:
+    last = len(matches)
     return starts_of(matches, job.tracklets(last), readers.get_linking(job.tubes(last)))
 
 
+def _templates(matches: Sequence[Matches]) -> list[Template]:
+    # An iteration after convergence repeats the one before it.
+    return [
+        Template(k, i, j)
+        for k, found in enumerate(matches, 1)
+        for j, i in found.templates
+        if not (k > 1 and matches[k - 2].converged)
+    ]
+
+
 def _seconds(job: Job) -> dict[str, float]:
-    """Wall time by stage; of what has been pruned meanwhile there is none."""
+    """Wall time by artifact; of what has been pruned meanwhile there is none."""
     spent: dict[str, float] = {}
-    for name, spec in job.specs.items():
+    for name in job.specs:
         with suppress(MissingArtifact, DamagedArtifact):
-            spent[spec.stage] = spent.get(spec.stage, 0.0) + job.open(name).wall_seconds
+            spent[name] = job.open(name).wall_seconds
     return spent
 
 

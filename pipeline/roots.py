@@ -7,7 +7,7 @@ luigi --module pipeline SweepThreshold --rho-reid-values 0.9,0.8,0.7,0.6 --local
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,16 @@ from pipeline import recipe as recipes
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe
 from pipeline.runs import Options, cache_root
-from pipeline.settings import OPTIONS, configured, gather, override, parse, parse_set, single
+from pipeline.settings import (
+    OPTIONS,
+    configured,
+    gather,
+    override,
+    parse,
+    parse_set,
+    run_name,
+    single,
+)
 from pipeline.tasks import Report
 
 
@@ -70,7 +79,9 @@ class DatasetOptions:
     rho_reid = luigi.OptionalParameter(default=None, description="default 0.7")
     max_iterations = luigi.OptionalParameter(default=None, description="default 4")
     set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
-    precision = luigi.OptionalParameter(default=None, description="bf16 or fp32; default bf16")
+    precision = luigi.OptionalParameter(
+        default=None, description="auto, bf16 or fp32; default auto"
+    )
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
     masks = luigi.OptionalParameter(
         default=None, description="with --dataset clip: the first mask, or a folder of masks"
@@ -127,8 +138,9 @@ class RunDataset(DatasetOptions, luigi.WrapperTask):
 class SweepThreshold(DatasetOptions, luigi.Task):
     """Run a dataset with several values of rho_reid, or of any settings, and compare.
 
-    Writes OUT/sweep.csv: a row for each combination of values and each iteration. The run of
-    a combination is in its own folder below OUT. Whatever they share is computed once.
+    Writes OUT/sweep.csv, a row for each combination of values and each iteration
+    (pipeline.reports.sweep), and OUT/sweep.html. The run of a combination is in its own folder
+    below OUT. Whatever they share is computed once.
     """
 
     rho_reid_values = luigi.Parameter(default="", description="for example 0.9,0.8,0.7,0.6")
@@ -146,12 +158,14 @@ class SweepThreshold(DatasetOptions, luigi.Task):
                 )
             combined = itertools.product(*given.values())
             settings = [dict(zip(given, values, strict=True)) for values in combined]
-            self.recipes = {self._name(values): self.plan(values) for values in settings}
-            self.values = {self._name(values): values for values in settings}
+            self.values = {run_name(swept): swept for swept in map(self._swept, settings)}
+            self.recipes = {run_name(self._swept(values)): self.plan(values) for values in settings}
+            if engine.commanded() and self.complete():
+                print(f"nothing to do: {self.top} is up to date", flush=True)
 
-    def _name(self, values: Mapping[str, str]) -> str:
-        """Folder of one combination, such as `rho_reid=0.9`."""
-        return ",".join(f"{name.split('.')[1]}={values[name]}" for name in self.swept)
+    def _swept(self, values: Mapping[str, str]) -> dict[str, Any]:
+        """The settings that vary, with their values in one run."""
+        return {name: parse(name, values[name]) for name in self.swept}
 
     @property
     def top(self) -> Path:
@@ -159,35 +173,34 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         folder = self.folder(next(iter(self.recipes.values())))
         return folder if self.output else folder.with_name(f"{folder.name}-sweep")
 
-    def requires(self) -> dict[str, luigi.Task]:
-        return {
-            name: Report(recipe=recipe.digest, folder=str(self.top / name))
+    @property
+    def reports(self) -> list[Report]:
+        """The runs, in the order of their values."""
+        return [
+            Report(recipe=recipe.digest, folder=str(self.top / name))
             for name, recipe in self.recipes.items()
-        }
+        ]
 
     def complete(self) -> bool:
-        try:
-            written = (self.top / "sweep.csv").read_text(encoding="utf-8")
-        except OSError:
+        written = self.top / "sweep.csv"
+        if not (written.exists() and (self.top / "sweep.html").exists()):
             return False
-        return all(task.complete() for task in self.requires().values()) and written == self.table()
+        runs_done = all(report.complete() for report in self.reports)
+        return runs_done and written.read_text(encoding="utf-8") == self.table()
 
     def table(self) -> str:
-        """sweep.csv: the swept settings, then the columns of reports.per_iteration()."""
-        import pandas as pd
+        """sweep.csv (pipeline.reports.sweep)."""
+        from pipeline.reports import join_sweep
 
-        from pipeline.reports import per_iteration
+        folders = {self.top / name: swept for name, swept in self.values.items()}
+        return join_sweep(folders).to_csv(index=False, lineterminator="\n")
 
-        tables = []
-        for name, values in self.values.items():
-            table = per_iteration(self.top / name)
-            for place, swept in enumerate(self.swept):
-                table.insert(place, swept, parse(swept, values[swept]))
-            tables.append(table)
-        return pd.concat(tables, ignore_index=True).to_csv(index=False, lineterminator="\n")
-
-    def run(self) -> None:
+    def run(self) -> Generator[Report, Any, None]:
+        # One value after the other: runs at the same time would each propagate what they share.
+        for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
+            yield report
+        from pipeline.pages.sweep import sweep_html
         from pipeline.scoring import write_text
 
         write_text(self.top / "sweep.csv", self.table())
-        print(f"sweep: {self.top / 'sweep.csv'}", flush=True)
+        print(f"sweep: {sweep_html(self.top)}", flush=True)

@@ -9,7 +9,7 @@ import difflib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +25,11 @@ from pipeline.settings import RunSettings
 
 if TYPE_CHECKING:
     from pipeline.datasets import Video
+    from stages.frames import MaskSource
 
 DEVICES = ("auto", "cpu", "cuda")
+NVIDIA = Path("/proc/driver/nvidia/version")
+CPU = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def plan(options: Options, root: Path) -> Recipe:
     """The recipe of a run. UserError for whatever is wrong with what was asked for."""
     if options.device not in DEVICES:
         raise UserError(f"--device {options.device}: must be one of {', '.join(DEVICES)}")
+    options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:
         made = {video.name: _video(video, options, digests, root) for video in videos}
@@ -106,24 +110,41 @@ def plan(options: Options, root: Path) -> Recipe:
     )
 
 
+def with_precision(settings: RunSettings, device: str) -> RunSettings:
+    """Settings with the precision that `auto` stands for on this machine.
+
+    bf16 on a GPU and on a CPU with instructions for it; elsewhere it is emulated, many times
+    slower than fp32. The machine that plans a run decides for all that share in it.
+    """
+    if settings.run.precision != "auto":
+        return settings
+    gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
+    flags = CPU.read_text() if CPU.exists() and not gpu else ""
+    fast = gpu or "avx512_bf16" in flags or "amx_bf16" in flags
+    chosen = replace(settings.run, precision="bf16" if fast else "fp32")
+    return replace(settings, run=chosen)
+
+
 def _video(video: Video, options: Options, digests: FileDigests, root: Path) -> VideoRecipe:
     """Digests of all that a video is made from."""
 
     def digest(paths: Iterable[Path]) -> list[str]:
         return [source_digest(digests, path, video.name) for path in paths]
 
+    def masks(sources: Mapping[int, MaskSource]) -> str:
+        found = {str(j): mask_digest(digests, mask, video.name) for j, mask in sources.items()}
+        return keys.key(found)
+
     frames = [video.frames] if isinstance(video.frames, Path) else list(video.frames)
     names = [] if isinstance(video.frames, Path) else list(video.frame_names)
-    given, truth = video.first_masks, video.annotations
+    truth = video.annotations
     weights = find_weights(options.weights, video.name)
     modules = module_digests(weights, digests, root)
     _check_modules(weights, modules, options.settings.run.variant)
     return VideoRecipe(
         images=keys.key({"names": names, "files": digest(frames)}),
-        first_masks=keys.key(dict(zip(map(str, given), digest(given.values()), strict=True))),
-        annotations=keys.key(dict(zip(map(str, truth), digest(truth.values()), strict=True)))
-        if truth
-        else None,
+        first_masks=masks(video.first_masks),
+        annotations=masks(truth) if truth else None,
         weights=str(weights),
         modules=modules,
     )
@@ -138,6 +159,14 @@ def source_digest(digests: FileDigests, path: Path, video: str) -> str:
             f"video {video}: {path} cannot be read ({error.strerror}); restore the file, or leave "
             "the video out with --videos"
         ) from error
+
+
+def mask_digest(digests: FileDigests, mask: MaskSource, video: str) -> str:
+    """Digest of the files of a mask; UserError as source_digest()."""
+    from stages.frames import mask_files
+
+    found = [source_digest(digests, path, video) for path in mask_files(mask)]
+    return found[0] if isinstance(mask, Path) else keys.key({"layers": found})
 
 
 def find_weights(asked: str, video: str) -> Path:
@@ -174,10 +203,14 @@ def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str,
     return found
 
 
+class LacksModules(UserError):
+    """A weights file without a module that the variant runs."""
+
+
 def _check_modules(path: Path, modules: Mapping[str, str], variant: str) -> None:
     missing = [name for name in NEEDS[variant] if name not in modules]
     if missing:
-        raise UserError(
+        raise LacksModules(
             f"weights {path}: holds no {', '.join(missing)}, which variant {variant} needs "
             f"(it holds {', '.join(sorted(modules))})"
         )

@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipeline.errors import UserError
 from stages.boxmask import object_ids
-from stages.frames import BadInput, read_index_mask
+from stages.frames import BadInput, Layers, mask_files, picture_size, read_index_mask
 from stages.scores import Scores, aggregate, score_video, unknown_ids
 from stages.types import IndexMask
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.datasets import Dataset, Video
 
 FRAMES = {
@@ -94,6 +95,8 @@ def frame_table(
     video: str, iteration: int, scores: Scores, counts: Callable[[int], bool]
 ) -> pd.DataFrame:
     """Scores of a video's iteration as rows of FRAMES; counts: whether a frame counts."""
+    import pandas as pd
+
     frames = {
         "video": video,
         "frame": scores.frames,
@@ -108,6 +111,8 @@ def frame_table(
 
 def join_frames(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Tables of FRAMES below one another; an empty one where there are none."""
+    import pandas as pd
+
     empty = pd.DataFrame({name: [] for name in FRAMES}).astype(FRAMES)
     return pd.concat(tables, ignore_index=True) if tables else empty
 
@@ -117,15 +122,21 @@ def last_iteration(frames: pd.DataFrame) -> pd.DataFrame:
     return frames[frames["iteration"] == frames.groupby("video")["iteration"].transform("max")]
 
 
-def results(frames: pd.DataFrame) -> pd.DataFrame:
+def results(frames: pd.DataFrame, *, official_decay: bool = False) -> pd.DataFrame:
     """RESULTS of one iteration: a row for each video and object, in order of both.
 
     frames: rows of FRAMES, all of one iteration. G is the mean of J_mean and F_mean.
+    official_decay: as stages.scores.aggregate().
     """
+    import pandas as pd
+
     rows = []
     for (video, i), part in frames[frames["scored"]].groupby(["video", "object"], sort=True):
         part = part.sort_values("frame")
-        j, f = (aggregate(part[name].to_numpy(np.float64)) for name in ("J", "F"))
+        j, f = (
+            aggregate(part[name].to_numpy(np.float64), official_decay=official_decay)
+            for name in ("J", "F")
+        )
         measured = (j.mean, j.recall, j.decay, f.mean, f.recall, f.decay, (j.mean + f.mean) / 2)
         rows.append((video, i, len(part), *measured))
     return pd.DataFrame(rows, columns=list(RESULTS)).astype(RESULTS)
@@ -149,6 +160,8 @@ def write_official(table: pd.DataFrame, split: str, folder: Path, average: str) 
 
     Columns, order and rounding are those of the official tool.
     """
+    import pandas as pd
+
     means = totals(table, average)
     overall = {"J&F-Mean": means["G"]} | {
         f"{measure}-{name.capitalize()}": means[f"{measure}_{name}"]
@@ -193,24 +206,41 @@ def objects_of(masks: Iterable[IndexMask], rule: Rule) -> tuple[int, ...]:
     return tuple(range(1, max(ids, default=0) + 1) if rule.frames == "inner" else ids)
 
 
-def score_folder(predicted: Path, dataset: Dataset, output: Path, rule: Rule) -> pd.DataFrame:
+def score_folder(
+    predicted: Path, dataset: Dataset, output: Path, rule: Rule, *, official_decay: bool = False
+) -> pd.DataFrame:
     """Score masks of any program and write the official two CSVs into `output`.
 
     predicted holds `<video>/<frame name>.png`. Videos are scored in parallel processes.
-    Returns results(). UserError, before anything is written, if a mask that counts is
-    missing, unreadable, of another size or in colour, or holds an unknown object.
+    official_decay: as stages.scores.aggregate(). Returns results(). UserError, before
+    anything is written, if a mask that counts is missing, unreadable, of another size or in
+    colour, or holds an unknown object.
     """
-    workers = min(len(dataset.videos), os.cpu_count() or 1)
+    workers = min(len(dataset.videos), _cores())
     score = partial(_score, predicted=predicted, rule=rule)
     if workers > 1:
-        # Spawned: a fork would inherit OpenCV's threads in a state that can hang.
-        with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-            tables = list(pool.map(score, dataset.videos))
+        # Not forked from here: that would inherit OpenCV's threads in a state that can hang.
+        context = get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+            scores = list(pool.map(score, dataset.videos))
     else:
-        tables = [score(video) for video in dataset.videos]
-    table = results(join_frames(tables))
+        scores = [score(video) for video in dataset.videos]
+    names = (video.name for video in dataset.videos)
+    tables = [
+        frame_table(name, 1, found, lambda _: True)
+        for name, found in zip(names, scores, strict=True)
+    ]
+    table = results(join_frames(tables), official_decay=official_decay)
     write_official(table, dataset.split, output, rule.average)
     return table
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _one_thread() -> None:
@@ -219,17 +249,20 @@ def _one_thread() -> None:
     cv2.setNumThreads(1)
 
 
-def _score(video: Video, predicted: Path, rule: Rule) -> pd.DataFrame:
-    """Scored rows of FRAMES of one video."""
+def _score(video: Video, predicted: Path, rule: Rule) -> Scores:
+    """Scores of one video's frames that count."""
     if not video.annotations:
-        raise UserError(f"video {video.name}: its dataset has no annotations to score against")
+        raise UserError(
+            f"video {video.name}: its dataset has no annotations to score against; the folder of "
+            "masks is itself what the benchmark's server takes"
+        )
     names, truths = video.frame_names, video.annotations
     counted = [n for n in sorted(truths) if rule.counts(n, len(names), video.first_masks)]
-    size = _size(truths[min(truths)])
     try:
+        size = _size(video)
         given = [
-            read_index_mask(path, size, video.name, names[n])
-            for n, path in video.first_masks.items()
+            read_index_mask(source, size, video.name, names[n], given=True)
+            for n, source in video.first_masks.items()
         ]
         objects = objects_of(given, rule)
         scores = score_video(
@@ -239,8 +272,7 @@ def _score(video: Video, predicted: Path, rule: Rule) -> pd.DataFrame:
         )
     except BadInput as error:
         raise UserError(str(error)) from error
-    scores = replace(scores, frames=np.array(counted, np.int32)[scores.frames])
-    return frame_table(video.name, 1, scores, lambda _: True)
+    return replace(scores, frames=np.array(counted, np.int32)[scores.frames])
 
 
 def _predicted(
@@ -262,12 +294,11 @@ def _predicted(
     return mask
 
 
-def _size(mask: Path) -> tuple[int, int]:
-    """(H, W) px of an annotation."""
-    from PIL import Image
-
-    try:
-        with Image.open(mask) as file:
-            return file.height, file.width
-    except OSError as error:
-        raise UserError(f"{mask}: not a readable mask ({error})") from error
+def _size(video: Video) -> tuple[int, int]:
+    """(H, W) px that a video is scored in: its first mask's, or its frames' where masks scale."""
+    first = min(video.first_masks)
+    source = video.first_masks[first]
+    path = mask_files(source)[0]
+    if isinstance(source, Layers) and source.scaled and isinstance(video.frames, tuple):
+        path = video.frames[first]
+    return picture_size(path, f"video {video.name}, frame {video.frame_name(first)}")

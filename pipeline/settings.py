@@ -36,7 +36,9 @@ class WholeRun(Checked):
         choices=VARIANTS,
     )
     precision: str = setting(
-        "bf16", "arithmetic of the networks; part of every key", choices=("bf16", "fp32")
+        "auto",
+        "arithmetic of the networks, part of every key; auto: bf16 where the hardware has it",
+        choices=("auto", "bf16", "fp32"),
     )
     max_iterations: int = setting(
         4, "rounds of retrieval and propagation, at most (section 3.3)", low=1, high=20
@@ -121,7 +123,11 @@ def find(name: str) -> Field[Any]:
 
 def parse(name: str, text: str) -> Any:
     """A setting's value from text; UserError names the setting and what it takes."""
-    item = find(name)
+    return convert(find(name), name, text)
+
+
+def convert(item: Field[Any], name: str, text: str) -> Any:
+    """Text as a value of a setting's type; UserError says what it takes."""
     try:
         kind: Any = type(item.default)
         value = kind(text)
@@ -200,3 +206,8 @@ def single(given: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
         if len(values) != 1:
             raise UserError(f"{name}: takes one value here; SweepThreshold takes a list")
     return {name: values[0] for name, values in given.items()}
+
+
+def run_name(swept: Mapping[str, Any]) -> str:
+    """Folder of one run of a sweep, below the sweep's: `rho_reid=0.9`."""
+    return ",".join(f"{name.split('.')[1]}={value}" for name, value in swept.items())

@@ -48,7 +48,7 @@ class Trainer(Step):
     """A task that trains networks into one weights file."""
 
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
-    set = SetParameter(default=Assignments(), description="name=value, any of docs/training.md")
+    set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
     output = luigi.Parameter(description="the .safetensors file to write")
 
@@ -100,7 +100,9 @@ class Trainer(Step):
         from training.loop import Training, together, train
 
         sources, networks, where = self.sources(), self.networks(), device(self.device)
-        clips = Clips(sources, self.settings, dis(FLOW))
+        # an estimator keeps what it saw last: a fresh one for each pair, so that a run that goes
+        # on sees the same flow
+        clips = Clips(sources, self.settings, lambda image, other: dis(FLOW)(image, other))
         with together(where) as place:
             training = Training(self.objective(networks, clips.rows), self.settings, where, place)
             if place.first:

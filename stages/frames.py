@@ -25,11 +25,29 @@ VERSION = 1
 AHEAD = 4
 """frames decoded ahead of the reader"""
 VOID = 255
+HALF = 128
+"""grey above which a black-and-white picture shows its object"""
 LEVELS = 32
 """grey levels from which a mask without a palette cannot be object numbers"""
 
 FrameSource = tuple[Path, ...] | Path
 """The images of a video in order, or one video file."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """An index mask that lies as one black-and-white picture an object; the n-th shows object n.
+
+    The pictures may be of any format, JPEG too. Where two overlap, the later one wins.
+    """
+
+    paths: tuple[Path, ...]
+    scaled: bool = False
+    """whether pictures of another size than the frames are scaled to them"""
+
+
+MaskSource = Path | Layers
+"""Where an index mask lies: in a file of object numbers, or in layers."""
 
 
 class BadInput(ValueError):
@@ -205,8 +223,22 @@ def _by(size: Sequence[int]) -> str:
 # --- index masks -----------------------------------------------------------------
 
 
+def picture_size(path: Path, where: str) -> tuple[int, int]:
+    """(H, W) px of an image file, by its header; BadInput if it has none."""
+    try:
+        with Pillow.open(path) as image:
+            return image.height, image.width
+    except (UnidentifiedImageError, OSError) as error:
+        raise BadInput(f"{where}: {path} cannot be read as an image ({error})") from error
+
+
+def mask_files(source: MaskSource) -> tuple[Path, ...]:
+    """The files of a mask."""
+    return (source,) if isinstance(source, Path) else source.paths
+
+
 def read_index_mask(
-    path: Path, size: tuple[int, int], video: str, frame: str, *, given: bool = False
+    source: MaskSource, size: tuple[int, int], video: str, frame: str, *, given: bool = False
 ) -> IndexMask:
     """An index mask (H, W) uint8: 0 background, object numbers, 255 void.
 
@@ -214,44 +246,77 @@ def read_index_mask(
     must hold an object. Raises BadInput for a missing or unreadable file, another size, a
     colour or antialiased mask, and a given mask without an object.
     """
-    where = f"video {video}, frame {frame}: mask {path}"
-    values = _index_values(path, where)
-    if values.shape != tuple(size):
-        raise BadInput(
-            f"{where} is {_by(values.shape)}, the frames are {_by(size)}; "
-            "scale it with nearest-neighbour interpolation or give the original"
-        )
-    present = np.bincount(values.ravel(), minlength=256).nonzero()[0].tolist()
-    if set(present) <= {0, VOID}:
-        values = (values == VOID).astype(np.uint8)
-        present = [1] if VOID in present else []
-    if given and not set(present) - {0, VOID}:
+    where = f"video {video}, frame {frame}: mask {mask_files(source)[0]}"
+    if isinstance(source, Layers):
+        values = _joined(source, size, f"video {video}, frame {frame}")
+    else:
+        values = _one_object(_index_values(source, where))
+        _check_size(values, size, where)
+    if given and not np.any((values > 0) & (values < VOID)):
         raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
     return values
 
 
-def _index_values(path: Path, where: str) -> IndexMask:
-    """Pixel values of a mask file as object numbers."""
+def _check_size(mask: IndexMask, size: tuple[int, int], where: str) -> None:
+    if mask.shape != tuple(size):
+        raise BadInput(
+            f"{where} is {_by(mask.shape)}, the frames are {_by(size)}; "
+            "scale it with nearest-neighbour interpolation or give the original"
+        )
+
+
+def _one_object(values: IndexMask) -> IndexMask:
+    """0 and 255 as 0 and 1; a mask with other numbers as it is."""
+    return (values == VOID).view(np.uint8) if _black_and_white(values) else values
+
+
+def _black_and_white(values: IndexMask) -> bool:
+    """Whether a mask holds only 0 and 255."""
+    if values.max(initial=0) < VOID:
+        return not values.any()
+    # In 8 bits 255 + 1 is 0.
+    return bool((values + np.uint8(1)).max() <= 1)
+
+
+def _joined(layers: Layers, size: tuple[int, int], where: str) -> IndexMask:
+    """Layers as object numbers in the frames' size."""
+    values = np.zeros(size, np.uint8)
+    for number, path in enumerate(layers.paths, 1):
+        shown = np.array(_decoded(path, f"{where}: mask {path}").convert("L")) > HALF
+        layer = shown.astype(np.uint8)
+        if layers.scaled:
+            layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
+        _check_size(layer, size, f"{where}: mask {path}")
+        values[layer > 0] = number
+    return values
+
+
+def _decoded(path: Path, where: str) -> Pillow.Image:
     if not path.is_file():
         raise BadInput(f"{where} is missing")
     try:
         with Pillow.open(path) as image:
             image.load()
-            mode, stored = image.mode, image.format
-            pixels = np.array(image)
+            return image
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise BadInput(f"{where} cannot be decoded as an image ({error})") from error
-    if stored == "JPEG":
+
+
+def _index_values(path: Path, where: str) -> IndexMask:
+    """Pixel values of a mask file as object numbers."""
+    image = _decoded(path, where)
+    if image.format == "JPEG":
         raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
-    if mode == "P":
-        return pixels.astype(np.uint8)
-    if mode == "1":
+    pixels = np.array(image)
+    if image.mode == "P":
+        return pixels.astype(np.uint8, copy=False)
+    if image.mode == "1":
         return pixels.astype(np.uint8) * VOID
     if pixels.ndim == 3:
         pixels = _grey(pixels, where)
     if pixels.max(initial=0) > 255:
         raise BadInput(f"{where} has 16-bit values up to {pixels.max()}; save it with 8 bits")
-    return _numbers(pixels.astype(np.uint8), where)
+    return _numbers(pixels.astype(np.uint8, copy=False), where)
 
 
 def _grey(pixels: IndexMask, where: str) -> IndexMask:
@@ -270,6 +335,8 @@ def _grey(pixels: IndexMask, where: str) -> IndexMask:
 
 def _numbers(values: IndexMask, where: str) -> IndexMask:
     """Grey values as object numbers; BadInput if they look antialiased."""
+    if values.max(initial=0) <= LEVELS or _black_and_white(values):
+        return values
     counts = np.bincount(values.ravel(), minlength=256)
     between = counts[1:VOID]
     kinds = int((between > 0).sum())

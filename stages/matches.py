@@ -30,7 +30,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 1
+VERSION = 2
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]
@@ -75,8 +75,9 @@ def matches(
     (IoU over `skip_iou`) is left out. Converged if a later iteration finds nothing.
     """
     starts = given_starts(first_masks, networks) if iteration == 1 else []
+    added: list[tuple[int, int]] = []
     if proposals is not None:
-        gallery = templates(features, first_masks, offers, networks, settings)
+        gallery, added = templates(features, first_masks, offers, networks, settings)
         size = extent(features)
         starts += [
             start
@@ -87,7 +88,7 @@ def matches(
             if not covered(start, tracklets, skip_iou, size)
         ]
     starts.sort(key=rank)
-    return Matches(tuple(starts), converged=iteration > 1 and not starts)
+    return Matches(tuple(starts), iteration > 1 and not starts, tuple(added))
 
 
 def given_starts(first_masks: Mapping[int, IndexMask], networks: Networks) -> list[StartingPoint]:
@@ -106,8 +107,12 @@ def templates(
     offers: Offers | None,
     networks: Networks,
     settings: MatchesSettings,
-) -> dict[int, Array]:
-    """Template embeddings (K, 256) of every object: given masks and confirmed offers."""
+) -> tuple[dict[int, Array], list[tuple[int, int]]]:
+    """Template embeddings (K, 256) of every object: given masks and confirmed offers.
+
+    Also (frame, object) of the offers among them.
+    """
+    added: list[tuple[int, int]] = []
     gallery: Templates = {}
     given: set[tuple[int, int]] = set()
     for j, mask in sorted(first_masks.items()):
@@ -127,8 +132,8 @@ def templates(
                 vectors.update(zip(here.tolist(), rows, strict=True))
             return vectors[n]
 
-        expand(gallery, offers, given, settings, embed)
-    return {i: np.stack(vectors) for i, vectors in sorted(gallery.items())}
+        added = expand(gallery, offers, given, settings, embed)
+    return {i: np.stack(vectors) for i, vectors in sorted(gallery.items())}, added
 
 
 def expand(
@@ -137,8 +142,8 @@ def expand(
     given: Set[tuple[int, int]],
     settings: MatchesSettings,
     embed: Callable[[int], Array],
-) -> None:
-    """Template expansion (section 3.3): add confirmed offers to `gallery`.
+) -> list[tuple[int, int]]:
+    """Template expansion (section 3.3): add confirmed offers to `gallery`; their (frame, object).
 
     The most confident first, and of equal ones the earliest: an offer is added if one of
     its object's templates is as similar as rho_reid, at most settings.templates an object
@@ -155,6 +160,7 @@ def expand(
         if max(float(known @ vector) for known in gallery[i]) >= settings.rho_reid:
             gallery[i].append(vector)
             added[i].append(j)
+    return [(j, i) for i, frames in sorted(added.items()) for j in sorted(frames)]
 
 
 def retrieve(

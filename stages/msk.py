@@ -91,7 +91,9 @@ def _step(
         points = (grid + networks.tensor(field)).permute(1, 2, 0)[None]
         frame = points.new_tensor([[0, 0, width, height]])
         # one object at a time: its mask never depends on how many there are
-        return {
-            i: torch.sigmoid(networks.msk(batch, geometry.sample_box(mask, frame, points)))
+        logits = {
+            i: networks.msk(batch, geometry.sample_box(mask, frame, points))
             for i, mask in states.items()
         }
+        # torch.sigmoid() rounds the end of each thread's share of a large tensor differently
+        return {i: 1 / (1 + torch.exp(-values)) for i, values in logits.items()}

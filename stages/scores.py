@@ -1,7 +1,8 @@
 """Region similarity J, boundary accuracy F and the quality of starting points (section 4).
 
 J and F are those of the official DAVIS tools, to the last digit; only the work is less:
-masks stay uint8, counts stay integers, and nothing outside an object is looked at.
+nothing outside an object is looked at, and what is left of a mask is packed, a bit a pixel,
+into one long integer, which Python shifts, joins and counts as a whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -91,8 +91,8 @@ def jf(predicted: IndexMask, truth: IndexMask, object_id: int) -> tuple[float, f
     """
     _same_shape(predicted, truth)
     a, b = _plane(predicted, object_id), _plane(truth, object_id)
-    window = _window(a | b)
-    return _jf(a[window], b[window], _disk(*truth.shape))
+    window = _window(a, b)
+    return _jf(a[window], b[window], _radius(*truth.shape))
 
 
 def score_video(
@@ -109,13 +109,13 @@ def score_video(
         if truth is None:
             continue
         _same_shape(mask, truth, f"frame {frame}: ")
-        window = _window(mask | truth)
-        disk, mask, truth = _disk(*truth.shape), mask[window], truth[window]
+        window = _window(mask, truth)
+        radius, mask, truth = _radius(*truth.shape), mask[window], truth[window]
         for i in objects:
             a, b = _plane(mask, i), _plane(truth, i)
             # The crop keeps a border of its own, so the frame's edges stay the frame's.
-            inner = _window(a | b)
-            rows.append((frame, i, *_jf(a[inner], b[inner], disk)))
+            inner = _window(a, b)
+            rows.append((frame, i, *_jf(a[inner], b[inner], radius)))
     return Scores(
         np.array([r[0] for r in rows], np.int32),
         np.array([r[1] for r in rows], np.int32),
@@ -183,9 +183,10 @@ def mask_digest(masks: Iterable[IndexMask]) -> str:
 
 def unknown_ids(mask: IndexMask, objects: Collection[int]) -> list[int]:
     """IDs of a mask, void included, that are neither background nor among the objects."""
-    known = np.zeros(256, np.uint8)
-    known[[0, *objects]] = 1
-    return [int(i) for i in np.unique(mask[cv2.LUT(mask, known) == 0])]
+    known = {0, *objects}
+    if known.issuperset(range(int(mask.max(initial=0)) + 1)):
+        return []
+    return sorted(set(np.unique(mask).tolist()) - known)
 
 
 def _same_shape(predicted: IndexMask, truth: IndexMask, where: str = "") -> None:
@@ -197,48 +198,84 @@ def _plane(mask: IndexMask, object_id: int) -> Plane:
     return (mask == object_id).view(np.uint8)
 
 
-def _window(mask: Plane) -> tuple[slice, slice]:
-    """Rows and columns of the mask's box and one pixel more a side: no boundary lies beyond."""
-    x, y, w, h = cv2.boundingRect(mask)
-    return slice(max(0, y - 1), y + h + 1), slice(max(0, x - 1), x + w + 1)
-
-
-@lru_cache(maxsize=16)
-def _disk(height: int, width: int) -> Plane:
-    """The disk that boundaries are dilated with in a frame of this size."""
-    r = math.ceil(BOUNDARY * math.hypot(height, width))
-    y, x = np.ogrid[-r : r + 1, -r : r + 1]
-    return (x * x + y * y <= r * r).astype(np.uint8)
-
-
-def _boundary(mask: Plane) -> Plane:
-    """The official one-pixel boundary: where the pixel to the right, below or both differs.
-
-    At the frame's right and bottom edge the missing neighbour counts as equal.
-    """
-    return cv2.morphologyEx(
-        mask,
-        cv2.MORPH_GRADIENT,
-        np.ones((2, 2), np.uint8),
-        anchor=(0, 0),
-        borderType=cv2.BORDER_REPLICATE,
+def _window(a: Plane, b: Plane) -> tuple[slice, slice]:
+    """Rows and columns of both masks' box and one pixel more a side: no boundary lies beyond."""
+    boxes = [(x, y, x + w, y + h) for x, y, w, h in map(cv2.boundingRect, (a, b)) if w]
+    left, top, right, bottom = zip(*boxes, strict=True) if boxes else ((1,), (1,), (0,), (0,))
+    return (
+        slice(max(0, min(top) - 1), max(bottom) + 1),
+        slice(max(0, min(left) - 1), max(right) + 1),
     )
 
 
-def _jf(a: Plane, b: Plane, disk: Plane) -> tuple[float, float]:
+def _radius(height: int, width: int) -> int:
+    """Tolerance of boundaries in a frame of this size, in px."""
+    return math.ceil(BOUNDARY * math.hypot(height, width))
+
+
+def _jf(a: Plane, b: Plane, radius: int) -> tuple[float, float]:
     """J and F of two masks cropped by _window()."""
-    union = np.count_nonzero(a | b)
+    height, width = a.shape
+    grid = _Grid(height, width, radius)
+    bits_a, bits_b = grid.pack(a), grid.pack(b)
+    union = grid.count(bits_a | bits_b)
     if not union:
         return 1.0, 1.0
-    j = np.count_nonzero(a & b) / union
-    edge_a, edge_b = _boundary(a), _boundary(b)
-    n_a, n_b = np.count_nonzero(edge_a), np.count_nonzero(edge_b)
+    j = grid.count(bits_a & bits_b) / union
+    edge_a, edge_b = grid.boundary(bits_a), grid.boundary(bits_b)
+    n_a, n_b = edge_a.bit_count(), edge_b.bit_count()
     if not n_a or not n_b:
         return j, float(n_a == n_b)
-    precision = np.count_nonzero(edge_a & cv2.dilate(edge_b, disk)) / n_a
-    recall = np.count_nonzero(edge_b & cv2.dilate(edge_a, disk)) / n_b
+    precision = (edge_a & grid.dilate(edge_b)).bit_count() / n_a
+    recall = (edge_b & grid.dilate(edge_a)).bit_count() / n_b
     both = precision + recall
     return j, 2 * precision * recall / both if both else 0.0
+
+
+class _Grid:
+    """Masks of one size as integers: row after row, the first pixel the highest bit.
+
+    Rows are padded so that nothing a radius away reaches a neighbouring row's pixels, and to
+    the right and below every mask is continued by one pixel of its own, since the official
+    boundary counts the neighbour missing there as equal.
+    """
+
+    def __init__(self, height: int, width: int, radius: int) -> None:
+        self.height, self.width, self.radius = height, width, radius
+        self.stride = -(-(width + max(1, radius)) // 8) * 8
+        row = ((1 << width) - 1) << (self.stride - width)
+        rows = row.to_bytes(self.stride // 8, "big") * height
+        self.inside = int.from_bytes(rows, "big") << self.stride
+        """the pixels that are not padding"""
+
+    def pack(self, mask: Plane) -> int:
+        """A mask (height, width) of 0 and 1."""
+        padded = np.zeros((self.height + 1, self.stride), np.uint8)
+        padded[:-1, : self.width] = mask
+        padded[:-1, self.width] = mask[:, -1]
+        padded[-1] = padded[-2]
+        return int.from_bytes(np.packbits(padded).tobytes(), "big")
+
+    def count(self, bits: int) -> int:
+        """Pixels inside."""
+        return (bits & self.inside).bit_count()
+
+    def boundary(self, bits: int) -> int:
+        """The official one-pixel boundary: the pixel to the right, below or both differs."""
+        south = bits << self.stride
+        return (bits ^ bits << 1 | bits ^ south | bits ^ south << 1) & self.inside
+
+    def dilate(self, bits: int) -> int:
+        """All within a disk; what it leaves in the padding is to be masked."""
+        wide = [bits]
+        for _ in range(self.radius):
+            wide.append(wide[-1] | wide[-1] << 1 | wide[-1] >> 1)
+        # Down and up a row at a time, joining at each what lies as wide as the disk is there.
+        down = up = 0
+        for row in range(self.radius, 0, -1):
+            half = wide[math.isqrt(self.radius**2 - row**2)]
+            down, up = (down | half) >> self.stride, (up | half) << self.stride
+        return down | up | wide[-1]
 
 
 def _iou(start: StartingPoint, truth: IndexMask) -> float:

@@ -96,6 +96,8 @@ class Matches:
     starts: tuple[StartingPoint, ...]
     converged: bool
     """no starting point is left that accepted tracklets do not already cover"""
+    templates: tuple[tuple[int, int], ...] = ()
+    """(frame, object) of the confirmed offers: templates besides the given masks"""
 
 
 @dataclass(frozen=True)

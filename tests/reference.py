@@ -1,7 +1,8 @@
 """Naive references of the stages: plain loops over pixels and lists, from the paper's text.
 
 They share no code with the stages. Masks are lists or arrays of bytes, boxes are plain
-(x0, y0, x1, y1); everything is computed in Python floats.
+(x0, y0, x1, y1); everything is computed in Python floats. The last part is the official
+DAVIS 2017 tool's arithmetic, as that tool does it: whole frames, one object at a time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
 
 
 def value_at(box: Sequence[float], mask: Any, x: float, y: float) -> float:
@@ -253,3 +257,131 @@ def retrieved(
         if scores[winner] > rho and scores[winner] > best.get(winner, (0, -2.0))[1]:
             best[winner] = (n, scores[winner])
     return [(i, n, s) for i, (n, s) in sorted(best.items()) if i not in given]
+
+
+# --- the official DAVIS 2017 tool ------------------------------------------------
+
+Binary = npt.NDArray[np.bool_]
+
+
+def official_j(truth: Binary, predicted: Binary) -> npt.NDArray[np.float64]:
+    """db_eval_iou: (T, H, W) each to (T,); 1 where both are empty."""
+    truth, predicted = truth.astype(bool), predicted.astype(bool)
+    void = np.zeros_like(predicted)
+    shared = np.sum((predicted & truth) & np.logical_not(void), axis=(-2, -1))
+    union = np.sum((predicted | truth) & np.logical_not(void), axis=(-2, -1))
+    with np.errstate(invalid="ignore"):
+        j = shared / union
+    j[np.isclose(union, 0)] = 1
+    return np.asarray(j, np.float64)
+
+
+def official_f(
+    truth: Binary, predicted: Binary, dilated: Callable[[Binary, Binary], Any]
+) -> npt.NDArray[np.float64]:
+    """db_eval_boundary: (T, H, W) each to (T,); dilated: by_scipy or by_opencv."""
+    return np.array([_official_f(p, t, dilated) for p, t in zip(predicted, truth, strict=True)])
+
+
+def _official_f(
+    predicted: Binary, truth: Binary, dilated: Callable[[Binary, Binary], Any]
+) -> float:
+    """f_measure of one frame."""
+    void = np.zeros_like(predicted).astype(bool)
+    radius = int(np.ceil(0.008 * np.linalg.norm(predicted.shape)))
+    mine = official_boundary(predicted * np.logical_not(void))
+    theirs = official_boundary(truth * np.logical_not(void))
+    near_mine, near_theirs = dilated(mine, disk(radius)), dilated(theirs, disk(radius))
+    match_theirs, match_mine = theirs * near_mine, mine * near_theirs
+    n_mine, n_theirs = np.sum(mine), np.sum(theirs)
+    if n_mine == 0 and n_theirs > 0:
+        precision, recall = 1.0, 0.0
+    elif n_mine > 0 and n_theirs == 0:
+        precision, recall = 0.0, 1.0
+    elif n_mine == 0 and n_theirs == 0:
+        precision, recall = 1.0, 1.0
+    else:
+        precision = float(np.sum(match_mine) / float(n_mine))
+        recall = float(np.sum(match_theirs) / float(n_theirs))
+    if precision + recall == 0:
+        return 0.0
+    return 2 * precision * recall / (precision + recall)
+
+
+def official_boundary(mask: Binary) -> Binary:
+    """seg2bmap: boundaries one pixel wide, half a pixel towards the origin."""
+    mask = mask.astype(bool)
+    mask[mask > 0] = True
+    east, south, corner = np.zeros_like(mask), np.zeros_like(mask), np.zeros_like(mask)
+    east[:, :-1] = mask[:, 1:]
+    south[:-1] = mask[1:]
+    corner[:-1, :-1] = mask[1:, 1:]
+    edge = mask ^ east | mask ^ south | mask ^ corner
+    edge[-1] = mask[-1] ^ east[-1]
+    edge[:, -1] = mask[:, -1] ^ south[:, -1]
+    edge[-1, -1] = False
+    return edge
+
+
+def disk(radius: int) -> Binary:
+    """skimage.morphology.disk."""
+    steps = np.arange(-radius, radius + 1)
+    x, y = np.meshgrid(steps, steps)
+    return x**2 + y**2 <= radius**2
+
+
+def by_scipy(boundary: Binary, around: Binary) -> Any:
+    """Dilation that shares nothing with OpenCV."""
+    return ndimage.binary_dilation(boundary, around)
+
+
+def by_opencv(boundary: Binary, around: Binary) -> Any:
+    """Dilation as the official tool does it."""
+    return cv2.dilate(boundary.astype(np.uint8), around.astype(np.uint8))
+
+
+def official_statistics(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    """db_statistics: mean, recall and decay, the quarters' edges in 8 bits."""
+    exact = np.round(np.linspace(1, len(values), 5) + 1e-10) - 1
+    # The tool was written for NumPy 1, where 255 of 8 bits and 1 are 256.
+    edges = [int(edge) for edge in exact.astype(np.int64).astype(np.uint8)]
+    quarters = [values[edges[i] : edges[i + 1] + 1] for i in range(4)]
+    if not len(quarters[0]) or not len(quarters[3]):
+        decay = math.nan
+    else:
+        decay = float(np.mean(quarters[0]) - np.mean(quarters[3]))
+    return float(np.mean(values)), float(np.mean(values > 0.5)), decay
+
+
+def one_hot(masks: npt.NDArray[np.float64], objects: int) -> Binary:
+    """(T, H, W) of numbers to (N, T, H, W) bool, as the tool keeps whole videos."""
+    numbers = np.ones((objects, *masks.shape)) * np.arange(1, objects + 1)[:, None, None, None]
+    return (numbers == masks[None]) > 0
+
+
+def official_video(
+    truth: npt.NDArray[np.float64],
+    predicted: npt.NDArray[np.float64],
+    dilated: Callable[[Binary, Binary], Any] = by_opencv,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """J and F (N, T - 2) of a video given as (T, H, W) numbers, its first and last frame left out.
+
+    Objects are those up to the highest of the first annotation; void counts as background;
+    predictions of fewer objects are padded with empty ones. ValueError for more. Void is
+    cleared in `truth` itself.
+    """
+    for frame in truth:
+        frame[frame == 255] = 0
+    objects = int(np.max(truth[0]))
+    truths, masks = one_hot(truth, objects)[:, 1:-1], predicted[1:-1]
+    found = int(np.max(masks))
+    if found > objects:
+        raise ValueError("a prediction holds a number higher than there are objects")
+    results = one_hot(masks, found)
+    if found < objects:
+        results = np.concatenate([results, np.zeros((objects - found, *masks.shape), bool)])
+    pairs = list(zip(truths, results, strict=True))
+    return (
+        np.array([official_j(t, p) for t, p in pairs]),
+        np.array([official_f(t, p, dilated) for t, p in pairs]),
+    )

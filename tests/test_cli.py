@@ -110,6 +110,9 @@ def test_score_report_and_artifacts(
     assert (folder / "score" / "global_results-val.csv").exists()
     assert cli.main(["report", str(out)]) == 0
     assert str(out / "report.html") in capsys.readouterr().out
+    assert cli.main(["report", str(out), str(out), "--tables", "csv"]) == 0
+    assert str(out / "compare-out.html") in capsys.readouterr().out
+    assert (out / "tables" / "results.csv").exists()
     assert cli.main(["artifacts"]) == 0
     assert "features" in capsys.readouterr().out
     assert cli.main(["artifacts", "features"]) == 0

@@ -200,7 +200,10 @@ def test_tables(tmp_path: Path) -> None:
     )
     assert not stale.exists()
     write_scores(tmp_path, [result("walk", scored=False)], run())
-    assert [p.name for p in (tmp_path / "scores").iterdir()] == ["starts.csv"]
+    assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
+        "starts.csv",
+        "templates.csv",
+    ]
 
 
 def test_official_files(tmp_path: Path) -> None:

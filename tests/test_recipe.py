@@ -10,6 +10,7 @@ import pytest
 
 from cache import digests
 from pipeline import recipe as recipes
+from pipeline import runs
 from pipeline.document import render
 from pipeline.errors import UserError
 from pipeline.recipe import Recipe, VideoRecipe, keys
@@ -171,3 +172,29 @@ def test_planning_again_reads_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     first = plan(options, tmp_path / "cache")
     monkeypatch.setattr(digests, "_read", lambda path: pytest.fail(f"read {path}"))
     assert plan(options, tmp_path / "cache") == first
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "flags", "expected"),
+    [
+        ("auto", "cpu", "flags : avx2 fma", "fp32"),
+        ("auto", "cpu", "flags : avx512f avx512_bf16", "bf16"),
+        ("auto", "auto", "flags : amx_bf16", "bf16"),
+        ("auto", "cuda", "flags : avx2", "bf16"),
+        ("bf16", "cpu", "flags : avx2", "bf16"),
+        ("fp32", "cuda", "flags : amx_bf16", "fp32"),
+    ],
+)
+def test_auto_precision_is_what_the_hardware_has(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: str,
+    device: str,
+    flags: str,
+    expected: str,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr(runs, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(runs, "NVIDIA", tmp_path / "none")
+    settings = override(RunSettings(), {"run.precision": asked})
+    assert runs.with_precision(settings, device).run.precision == expected

@@ -7,53 +7,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
 
+from pipeline.datasets import open_dataset
+from pipeline.datasets.demo import SPLIT, write_demo
+from pipeline.scoring import rule_of, score_folder
 from stages.boxmask import cut
 from stages.scores import aggregate, jf, mask_digest, score_video, starting_points, unknown_ids
 from stages.types import IndexMask, StartingPoint
+from tests.reference import by_scipy, official_f, official_j, official_statistics, official_video
 
 DAVIS = Path(__file__).parents[1] / ".." / "shared" / "data" / "davis16"
-Plane = npt.NDArray[np.float64]
-
-
-def official_boundary(mask: Plane) -> npt.NDArray[np.bool_]:
-    seg = mask.astype(bool)
-    east, south, corner = np.zeros_like(seg), np.zeros_like(seg), np.zeros_like(seg)
-    east[:, :-1] = seg[:, 1:]
-    south[:-1] = seg[1:]
-    corner[:-1, :-1] = seg[1:, 1:]
-    boundary = (seg ^ east) | (seg ^ south) | (seg ^ corner)
-    boundary[-1] = seg[-1] ^ east[-1]
-    boundary[:, -1] = seg[:, -1] ^ south[:, -1]
-    boundary[-1, -1] = False
-    return boundary
 
 
 def official_jf(predicted: IndexMask, truth: IndexMask, object_id: int) -> tuple[float, float]:
-    """The official tool's arithmetic: full frames, float64, bool boundaries, disk dilation."""
-    a = (predicted == object_id).astype(np.float64)
-    b = (truth == object_id).astype(np.float64)
-    union = np.sum(a.astype(bool) | b.astype(bool))
-    j = 1.0 if np.isclose(union, 0) else np.sum(a.astype(bool) & b.astype(bool)) / union
-    radius = int(np.ceil(0.008 * np.linalg.norm(a.shape)))
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    disk = (x**2 + y**2 <= radius**2).astype(np.uint8)
-    edge_a, edge_b = official_boundary(a), official_boundary(b)
-    near_a = cv2.dilate(edge_a.astype(np.uint8), disk)
-    near_b = cv2.dilate(edge_b.astype(np.uint8), disk)
-    n_a, n_b = np.sum(edge_a), np.sum(edge_b)
-    if n_a == 0 and n_b > 0:
-        precision, recall = 1.0, 0.0
-    elif n_a > 0 and n_b == 0:
-        precision, recall = 0.0, 1.0
-    elif n_a == 0 and n_b == 0:
-        precision, recall = 1.0, 1.0
-    else:
-        precision, recall = np.sum(edge_a * near_b) / n_a, np.sum(edge_b * near_a) / n_b
-    f = 0.0 if precision + recall == 0 else 2 * precision * recall / (precision + recall)
-    return float(j), float(f)
+    """The official formulas, with a dilation that shares nothing with ours."""
+    a, b = (predicted == object_id)[None], (truth == object_id)[None]
+    return float(official_j(b, a)[0]), float(official_f(b, a, by_scipy)[0])
 
 
 def random_mask(rng: np.random.Generator, height: int, width: int) -> IndexMask:
@@ -73,20 +46,54 @@ def moved(mask: IndexMask, dx: int, dy: int) -> IndexMask:
     return np.asarray(cv2.warpAffine(mask, shift, size, flags=cv2.INTER_NEAREST), np.uint8)
 
 
-def test_equal_to_the_official_formulas() -> None:
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 140),
+    width=st.integers(1, 140),
+    shift=st.none() | st.tuples(st.integers(-6, 6), st.integers(-6, 6)),
+)
+def test_equal_to_the_official_formulas(
+    seed: int, height: int, width: int, shift: tuple[int, int] | None
+) -> None:
+    """Per object and frame: independent masks, and predictions a little off."""
+    rng = np.random.default_rng(seed)
+    truth = random_mask(rng, height, width)
+    predicted = moved(truth, *shift) if shift else random_mask(rng, height, width)
+    objects = (1, 2, 3, 7)
+    scores = score_video([predicted], lambda _: truth, objects)
+    for n, i in enumerate(objects):
+        expected = official_jf(predicted, truth, i)
+        assert jf(predicted, truth, i) == pytest.approx(expected, abs=1e-9)
+        assert (scores.j[n], scores.f[n]) == jf(predicted, truth, i)
+
+
+def test_equal_on_a_whole_set(tmp_path: Path) -> None:
+    """The demo, scored from files, beside the official tool's way through a whole set."""
+    tree = write_demo(tmp_path)
     rng = np.random.default_rng(0)
-    for trial in range(400):
-        height, width = (int(v) for v in rng.integers(1, 140, 2))
-        truth = random_mask(rng, height, width)
-        predicted = moved(truth, *(int(v) for v in rng.integers(-6, 7, 2)))
-        if trial % 3 == 0:
-            predicted = random_mask(rng, height, width)
-        objects = (1, 2, 3, 7)
-        scores = score_video([predicted], lambda _, t=truth: t, objects)  # type: ignore[misc]
-        for n, i in enumerate(objects):
-            expected = official_jf(predicted, truth, i)
-            assert jf(predicted, truth, i) == pytest.approx(expected, abs=1e-9)
-            assert (scores.j[n], scores.f[n]) == jf(predicted, truth, i)
+    expected = {}
+    for folder in sorted((tree / "Annotations/480p").iterdir()):
+        truths = [np.array(Image.open(path)) for path in sorted(folder.iterdir())]
+        masks = [moved(mask, *(int(v) for v in rng.integers(-5, 6, 2))) for mask in truths]
+        (tmp_path / "pred" / folder.name).mkdir(parents=True)
+        for path, mask in zip(sorted(folder.iterdir()), masks, strict=True):
+            Image.fromarray(mask).save(tmp_path / "pred" / folder.name / path.name)
+        j, f = official_video(*(np.stack(v).astype(np.float64) for v in (truths, masks)), by_scipy)
+        for n in range(len(j)):
+            expected[folder.name, n + 1] = official_statistics(j[n]) + official_statistics(f[n])
+    dataset = open_dataset("davis17", tree, SPLIT)
+    rule = rule_of("davis17")
+    table = score_folder(tmp_path / "pred", dataset, tmp_path / "out", rule)
+    columns = [f"{m}_{name}" for m in "JF" for name in ("mean", "recall", "decay")]
+    found = table.set_index(["video", "object"])[columns]
+    assert found.index.tolist() == sorted(expected)
+    for key, values in expected.items():
+        assert found.loc[key].to_numpy() == pytest.approx(values, abs=1e-9)
+    means = np.mean(list(expected.values()), axis=0)
+    overall = [(means[0] + means[3]) / 2, *means]
+    written = (tmp_path / f"out/global_results-{SPLIT}.csv").read_text().splitlines()[1]
+    assert written == ",".join(f"{value:.3f}" for value in overall)
 
 
 @pytest.mark.skipif(not DAVIS.is_dir(), reason="the DAVIS 2016 sample is not on this machine")
@@ -130,14 +137,6 @@ def test_another_size_is_an_error() -> None:
     mask = np.zeros((10, 12), np.uint8)
     with pytest.raises(ValueError, match=r"frame 0.*\(10, 12\).*\(12, 10\)"):
         score_video([mask], lambda _: mask.T, (1,))
-
-
-def official_statistics(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    ids = np.round(np.linspace(1, len(values), 5) + 1e-10) - 1
-    ids = [int(np.uint8(int(v) % 256)) for v in ids]
-    quarters = [values[ids[i] : ids[i + 1] + 1] for i in range(4)]
-    decay = np.nan if not len(quarters[3]) else np.mean(quarters[0]) - np.mean(quarters[3])
-    return float(np.mean(values)), float(np.mean(values > 0.5)), float(decay)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 5, 40, 67, 255, 256])

@@ -213,6 +213,7 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
     ]
     gallery = reference.expanded(given_templates(clip), offered, {(0, 1), (0, 3)}, 0.5, 3, 2)
     assert len(gallery[1]) == 4 and len(gallery[3]) == 1
+    assert found.templates == ((1, 1), (3, 1), (6, 1))
     expected = naive(clip, 0.5, gallery)
     expected = [expected[n] for n in reference.order(expected)]
     assert [(s.frame, s.object_id) for s in found.starts] == [
@@ -262,13 +263,15 @@ def test_expansion_equals_the_loop(seed: int, count: int, gap: int, rho: float) 
     fixed = {(0, 1), (4, 2)}
     gallery: Templates = {i: list(v) for i, v in known.items()}
     chosen = MatchesSettings(rho_reid=rho, templates=count, template_gap=gap)
-    expand(gallery, offers, fixed, chosen, lambda n: vectors[n])
+    added = expand(gallery, offers, fixed, chosen, lambda n: vectors[n])
     offered = [
         (j, i, float(c), v) for (j, i), c, v in zip(rows, offers.confidences, vectors, strict=True)
     ]
     expected = reference.expanded(known, offered, fixed, rho, count, gap)
     for i in known:
         np.testing.assert_array_equal(gallery[i], expected[i])
+        assert sum(i == object_id for _, object_id in added) == len(expected[i]) - len(known[i])
+    assert set(added) <= set(rows) - fixed
 
 
 def test_features_are_read_only_where_there_are_candidates(clip: Clip) -> None:

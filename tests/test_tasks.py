@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import random
 import shutil
 import signal
 import socket
@@ -27,6 +29,8 @@ from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write
 AFTER_MATCHES = [f"{stage}({k})" for k in (1, 2) for stage in ("matches", "tracklets", "tubes")]
 SCORES = ["scores(1)", "scores(2)"]
 LUIGID = "from luigi.cmdline import luigid; luigid()"
+KILLS = int(os.environ.get("DYENET_TEST_KILLS", "3"))
+"""random moments at which a run is killed"""
 ONCE = ["frames", "features", "flow", "proposals", "embeddings"]
 
 
@@ -244,7 +248,24 @@ def test_sweep_shares_everything_but_the_matches(
     assert list(table["matches.rho_reid"].unique()) == [0.9, 0.7, 0.5]
     assert len(table) == 6
     assert {"iteration", "G", "precision", "recall"} <= set(table.columns)
+    spent = table.groupby("matches.rho_reid")["seconds"].sum()
+    assert (spent > 0).all()
+    assert (place.folder / "sweep" / "sweep.html").exists()
     assert SweepThreshold(**options).complete()
+
+
+def test_sweep_takes_lists_of_any_settings(place: Place) -> None:
+    lists = {
+        "set": "proposals.per_frame=20,30,tubes.contradiction=0.4",
+        "rho_reid_values": "0.90,0.7",
+    }
+    sweep = SweepThreshold(**place.options(**lists))
+    assert list(sweep.values) == [
+        f"per_frame={count},rho_reid={rho}" for count in (20, 30) for rho in (0.9, 0.7)
+    ]
+    assert len({recipe.digest for recipe in sweep.recipes.values()}) == 4
+    with pytest.raises(UserError, match="nothing to sweep: give several values"):
+        SweepThreshold(**place.options(rho_reid_values="0.9"))
 
 
 @pytest.mark.parametrize(
@@ -295,14 +316,15 @@ def test_weights_without_a_module(place: Place) -> None:
 
 
 @pytest.fixture
-def interrupted(place: Place) -> Iterator[Callable[[int, int], str]]:
-    """Stop a run by a signal once it has made so many artifacts; what it said."""
+def interrupted(place: Place) -> Iterator[Callable[..., str]]:
+    """Stop a run by a signal some seconds after it has made so many artifacts; what it said."""
     place.empty()
 
-    def stop(number: int, artifacts: int) -> str:
+    def stop(number: int, artifacts: int, seconds: float = 0.0) -> str:
         process = place.start("--local-scheduler")
         while process.poll() is None and len(list(place.cache.rglob("*.h5"))) < artifacts:
             time.sleep(0.005)
+        time.sleep(seconds)
         process.send_signal(number)
         assert process.stderr is not None
         said = process.stderr.read().decode()
@@ -312,20 +334,20 @@ def interrupted(place: Place) -> Iterator[Callable[[int, int], str]]:
     yield stop
 
 
-def test_sigterm_leaves_nothing_temporary(
-    place: Place, interrupted: Callable[[int, int], str]
-) -> None:
+def test_sigterm_leaves_nothing_temporary(place: Place, interrupted: Callable[..., str]) -> None:
     said = interrupted(signal.SIGTERM, 3)
     assert said == "ERROR: stopped by SIGTERM; the same command goes on from here\n"
     assert not list(place.folder.rglob(f"*{TEMPORARY}"))
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("artifacts", [1, 3, 6, 10, 14, 20])
+@pytest.mark.parametrize("seed", range(KILLS))
 def test_killed_run_ends_byte_identical(
-    finished: Place, place: Place, interrupted: Callable[[int, int], str], artifacts: int
+    finished: Place, place: Place, interrupted: Callable[..., str], seed: int
 ) -> None:
-    interrupted(signal.SIGKILL, artifacts)
+    moment = random.Random(seed)
+    artifacts = moment.randrange(len(list(finished.cache.rglob("*.h5"))))
+    interrupted(signal.SIGKILL, artifacts, moment.uniform(0, 0.2))
     done = place.luigi()
     assert done.returncode == 0, done.stderr
     assert contents(place.cache) == contents(finished.cache)

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.datasets import davis16, davis17, demo, folder
+from pipeline.datasets import (
+    davis16,
+    davis17,
+    demo,
+    folder,
+    segtrackv2,
+    stills,
+    youtube_objects,
+    youtube_vos,
+)
 from pipeline.datasets.layout import Dataset, Video, one_of
 from pipeline.errors import UserError
 
 __all__ = ["Dataset", "Video", "open_clip", "open_dataset"]
 
-LAYOUTS = {"davis16": davis16.videos, "davis17": davis17.videos, "folder": folder.videos}
+LAYOUTS = {
+    "davis16": davis16.videos,
+    "davis17": davis17.videos,
+    "segtrackv2": segtrackv2.videos,
+    "youtube-objects": youtube_objects.videos,
+    "youtube-vos": youtube_vos.videos,
+    "stills": stills.videos,
+    "folder": folder.videos,
+}
 
 
 def open_dataset(

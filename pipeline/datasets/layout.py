@@ -6,8 +6,12 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from stages.frames import MaskSource
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -19,9 +23,9 @@ class Video:
     name: str
     frames: tuple[Path, ...] | Path
     """images in order, or one video file"""
-    first_masks: Mapping[int, Path]
+    first_masks: Mapping[int, MaskSource]
     """the given masks by frame"""
-    annotations: Mapping[int, Path] | None
+    annotations: Mapping[int, MaskSource] | None
     """ground truth by frame, None where there is none"""
     frame_names: Sequence[str]
     """file stems; empty for a video file, whose frames are numbered once it is read"""

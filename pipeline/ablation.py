@@ -1,0 +1,350 @@
+"""Tables 1 to 5 and Fig. 6 of the paper, from the runs of an Ablation.
+
+Ablation (pipeline/variants.py) runs the variants; here their scores are set beside the
+paper's. The functions that read need nothing but the output folder:
+
+    from pipeline.ablation import ablation
+    ablation("runs/davis17-val-ablation").query("table == 1")
+
+    OUT/<variant>/, OUT/<variant>-online/   each run, as RunDataset leaves it
+    OUT/tables/table1.csv ... table5.csv    in the paper's form, in percent
+    OUT/tables/ablation.csv                 Tables 1, 3, 4 and 5 as ablation() returns them
+    OUT/tables/instances.csv, figure6.csv   Fig. 6: categories, and G by category and stage
+    OUT/ablation.html                       all of it as one page
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import reports
+from pipeline.attributes import OCCLUSION, SIZES, box_areas, scale_varies, size_class
+from pipeline.errors import UserError
+from pipeline.jobs import Job
+from pipeline.progress import Progress
+from pipeline.published import GAIN_OVER, PER_DATASET, PER_VIDEO, PUBLISHED, RETRIEVAL, Published
+from pipeline.recipe import Recipe
+from pipeline.runs import cache_root
+from pipeline.scoring import write_csv
+from pipeline.variants import LABELS, ONLINE
+
+ABLATION = {
+    "table": "int64",
+    "method": "str",
+    "variant": "str",
+    "source": "str",
+    "dataset": "str",
+    "split": "str",
+    "per_dataset": "bool",
+    "per_video": "bool",
+    "ensemble": "bool",
+    "J": "float64",
+    "F": "float64",
+    "G": "float64",
+    "delta_G": "float64",
+}
+"""columns of ablation()"""
+INSTANCES = {
+    "video": "str",
+    "object": "int64",
+    "share": "float64",
+    "size": "str",
+    "scale_variation": "bool",
+    "occlusion": "str",
+    "pose": "boolean",
+}
+"""columns of instances()"""
+CATEGORIES = {
+    "attribute": "str",
+    "level": "str",
+    "variant": "str",
+    "instances": "int64",
+    "G": "float64",
+}
+"""columns of categories()"""
+
+NAMES = {
+    ("davis16", "val"): "DAVIS16",
+    ("segtrackv2", "all"): "SegTrackv2",
+    ("youtube-objects", "all"): "YoutbObjs",
+}
+"""headings of Table 5"""
+LEVELS = {
+    "all": ("all",),
+    "size": SIZES,
+    "scale variation": ("no", "yes"),
+    "occlusion": OCCLUSION,
+    "pose variation": ("no", "yes"),
+}
+"""Fig. 6's attributes"""
+
+
+def ablation(out: str | Path) -> pd.DataFrame:
+    """Tables 1, 3, 4 and 5: the rows of an Ablation beside the paper's and its peers'.
+
+    Columns (ABLATION): table int64; method str, the row as the paper names it; variant str,
+    empty for another method; source str: run (measured here), paper, or peer (another method,
+    as the paper cites it); dataset, split str; per_dataset, per_video, ensemble bool, the
+    online training it had and whether it is an ensemble; J, F, G, delta_G float64 as
+    fractions, NaN where not measured. In Table 5 J is the mIoU, a row for each dataset.
+    UserError if `out` holds no ablation.
+    """
+    return _table(Path(out), "ablation", ABLATION)
+
+
+def instances(out: str | Path) -> pd.DataFrame:
+    """Fig. 6's categories of every instance.
+
+    Columns (INSTANCES): video str; object int64; share float64, of the frame that the first
+    mask covers; size str: small, medium, large; scale_variation bool; occlusion str: none,
+    partial, heavy, or empty where --attributes does not say; pose boolean, missing likewise.
+    UserError if `out` holds no ablation.
+    """
+    return _table(Path(out), "instances", INSTANCES)
+
+
+def categories(out: str | Path) -> pd.DataFrame:
+    """Fig. 6: G by category and stage of the method.
+
+    Columns (CATEGORIES): attribute, level, variant str; instances int64, how many are of the
+    level; G float64, their mean as a fraction, NaN where there is none or no annotation.
+    UserError if `out` holds no ablation.
+    """
+    return _table(Path(out), "figure6", CATEGORIES)
+
+
+def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
+    path = out / "tables" / f"{name}.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no ablation to read; give the --output of an Ablation")
+    return reports.read_table(path, columns)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an Ablation was asked for."""
+
+    dataset: str
+    split: str
+    recipes: Mapping[str, Recipe]
+    """by name of the run"""
+    left_out: Mapping[str, str]
+    """why a run is not among them"""
+    online: str
+    """kind of online training of the runs named `<variant>-online`"""
+    sizes: tuple[float, float]
+    judged: pd.DataFrame | None
+    """attributes()"""
+
+
+def write_ablation(out: Path, asked: Asked, progress: Progress) -> Path:
+    """Write OUT/tables and OUT/ablation.html from the runs below OUT; the page's path."""
+    from pipeline.pages.ablation import ablation_html
+
+    runs = {name: out / name for name in asked.recipes}
+    rows = compare(runs, asked.dataset, asked.split, asked.online)
+    rho_reid = next(iter(asked.recipes.values())).settings.matches.rho_reid
+    forms = {n: in_paper_form(rows, n) for n in (1, 3, 4, 5)}
+    forms[2] = retrieved(runs.get("dyenet"), rho_reid)
+    found = instance_table(out, asked, progress)
+    stages = staged(runs)
+    figure = by_category(found, {name: reports.results(run) for name, run in stages.items()})
+    tables = {"ablation": rows, "instances": found, "figure6": figure}
+    for name, table in (tables | {f"table{n}": form for n, form in forms.items()}).items():
+        write_csv(out / "tables" / f"{name}.csv", table)
+    return ablation_html(out, asked, forms=forms, found=found, figure=figure, stages=stages)
+
+
+# --- Tables ------------------------------------------------------------------------
+
+
+def compare(runs: Mapping[str, Path], dataset: str, split: str, online: str) -> pd.DataFrame:
+    """ABLATION: each published row, and after the paper's own the run of the same make.
+
+    runs: folders of runs by name. online: the kind of online training that the runs named
+    `<variant>-online` had.
+    """
+    scores = {name: _scores(run) for name, run in runs.items()}
+    rows, ours = [], set()
+    for row in PUBLISHED:
+        rows.append(_published(row))
+        slot = row.table, row.method
+        if row.variant and slot not in ours:
+            ours.add(slot)
+            rows.append(_measured(row, scores, dataset, split, online))
+    return pd.DataFrame(rows, columns=list(ABLATION)).astype(ABLATION)
+
+
+def _scores(run: Path) -> tuple[float, float, float]:
+    """J, F and G of a run; NaN without annotations."""
+    table = reports.per_iteration(run)
+    if not len(table):
+        return math.nan, math.nan, math.nan
+    last = table.iloc[-1]
+    return float(last["J"]), float(last["F"]), float(last["G"])
+
+
+NOT_MEASURED = (math.nan, math.nan, math.nan)
+
+
+def _published(row: Published) -> tuple[Any, ...]:
+    kinds = PER_DATASET in row.online, PER_VIDEO in row.online, row.ensemble
+    figures = (_fraction(v) for v in (row.J, row.F, row.G, row.delta_G))
+    about = row.table, row.method, row.variant, row.source, row.dataset, row.split
+    return (*about, *kinds, *figures)
+
+
+def _fraction(percent: float | None) -> float:
+    return math.nan if percent is None else round(percent / 100, 6)
+
+
+def _measured(
+    row: Published,
+    scores: Mapping[str, tuple[float, float, float]],
+    dataset: str,
+    split: str,
+    online: str,
+) -> tuple[Any, ...]:
+    """Our row of the same make as one of the paper's."""
+
+    def run(variant: str, tuned: bool) -> tuple[float, float, float]:
+        return scores.get(variant + (ONLINE if tuned else ""), NOT_MEASURED)
+
+    tuned = bool(row.online)
+    j, f, g = run(row.variant, tuned)
+    delta = math.nan
+    if row.table == 3 and (row.variant, tuned) in GAIN_OVER:
+        delta = g - run(*GAIN_OVER[row.variant, tuned])[2]
+    if row.table == 5:
+        f = g = math.nan
+    kinds = tuned and online == PER_DATASET, tuned and online == PER_VIDEO, False
+    return row.table, row.method, row.variant, "run", dataset, split, *kinds, j, f, g, delta
+
+
+def in_paper_form(table: pd.DataFrame, number: int) -> pd.DataFrame:
+    """One of Tables 1, 3, 4 and 5 as the paper prints it, in percent; table: ABLATION."""
+    rows = table[table["table"] == number]
+    form = pd.DataFrame({"Method": rows["method"] + rows["ensemble"].map({True: "†", False: ""})})
+    form["Source"] = rows["source"]
+    if number in (4, 5):
+        for name in ("per_dataset", "per_video"):
+            form[name.replace("_", "-")] = rows[name].map({True: "yes", False: ""})
+    if number == 5:
+        return _by_dataset(form, rows)
+    for name in ("J", "F", "G"):
+        form[f"{name}-mean"] = _percent(rows[name])
+    if number == 3:
+        form["delta G-mean"] = _percent(rows["delta_G"])
+    return form.reset_index(drop=True)
+
+
+def _by_dataset(form: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Table 5: a column of mIoU for each dataset."""
+    places = list(zip(rows["dataset"], rows["split"], strict=True))
+    names = [NAMES.get(place, " ".join(place)) for place in places]
+    lines = form.drop_duplicates(ignore_index=True)
+    cells = dict(
+        zip(
+            zip(form.itertuples(index=False, name=None), names, strict=True),
+            _percent(rows["J"]),
+            strict=True,
+        )
+    )
+    found = list(lines.itertuples(index=False, name=None))
+    for name in dict.fromkeys([*NAMES.values(), *names]):
+        lines[name] = [cells.get((line, name), math.nan) for line in found]
+    return lines
+
+
+def _percent(values: pd.Series) -> pd.Series:
+    return (100 * values).round(1) + 0.0
+
+
+def retrieved(run: Path | None, rho_reid: float) -> pd.DataFrame:
+    """Table 2 in percent: the paper's rows, then those of a run with its one rho_reid."""
+    rows: list[tuple[Any, ...]] = [
+        ("paper", rho, ("1", "2", "3+")[n], *figures)
+        for rho, iterations in RETRIEVAL.items()
+        for n, figures in enumerate(iterations)
+    ]
+    if run is not None:
+        for row in reports.per_iteration(run).to_dict("records"):
+            figures = (round(100 * row[name], 1) for name in ("precision", "recall", "G"))
+            rows.append(("run", rho_reid, str(row["iteration"]), *figures))
+    columns = ["Source", "rho_reid", "Iteration", "Precision", "Recall", "G-mean"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+# --- Fig. 6 ------------------------------------------------------------------------
+
+
+def instance_table(out: Path, asked: Asked, progress: Progress) -> pd.DataFrame:
+    """INSTANCES of all videos; boxes from the masks of the best run."""
+    name = ([name for name in asked.recipes if name.endswith(ONLINE)] or [*asked.recipes])[-1]
+    recipe = asked.recipes[name]
+    rows: list[tuple[Any, ...]] = []
+    for video in progress.follow(recipe.videos, len(recipe.videos)):
+        with Job(cache_root(), recipe.digest, video, progress) as job:
+            rows += _instances(job, out / name / "masks" / video, asked.sizes)
+    table = pd.DataFrame(rows, columns=list(INSTANCES)[:5])
+    judged = {} if asked.judged is None else asked.judged.to_dict("records")
+    known = {(row["video"], row["object"]): row for row in judged}
+    places = list(zip(table["video"], table["object"], strict=True))
+    for name, unknown in (("occlusion", ""), ("pose", pd.NA)):
+        table[name] = [known.get(place, {}).get(name, unknown) for place in places]
+    return table.astype(INSTANCES)
+
+
+def _instances(
+    job: Job, masks: Path, sizes: tuple[float, float]
+) -> Iterator[tuple[str, int, float, str, bool]]:
+    """The first five columns of INSTANCES of a video; masks: the folder of its prediction."""
+    from stages.boxmask import object_ids
+    from stages.frames import read_index_mask
+
+    size = job.frames().size
+    first: dict[int, float] = {}
+    for _, mask in sorted(job.first_masks(size).items()):
+        for i in object_ids(mask):
+            first.setdefault(i, float((mask == i).mean()))
+    predicted = (
+        read_index_mask(path, size, job.video, path.stem) for path in sorted(masks.glob("*.png"))
+    )
+    areas = box_areas(predicted, sorted(first))
+    for i, share in sorted(first.items()):
+        yield job.video, i, share, size_class(share, sizes), scale_varies(areas[i])
+
+
+def staged(runs: Mapping[str, Path]) -> dict[str, Path]:
+    """Runs by variant: those after online training if the whole method is among them."""
+    tuned = "dyenet" + ONLINE in runs
+    found = {variant: runs.get(variant + (ONLINE if tuned else "")) for variant in LABELS}
+    return {variant: run for variant, run in found.items() if run is not None}
+
+
+def by_category(table: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """CATEGORIES from INSTANCES; scores: reports.results() by variant."""
+    yes_no = {True: "yes", False: "no"}
+    levels = pd.DataFrame(
+        {
+            "all": "all",
+            "size": table["size"],
+            "scale variation": table["scale_variation"].map(yes_no),
+            "occlusion": table["occlusion"],
+            "pose variation": table["pose"].map(yes_no),
+        }
+    )
+    rows = []
+    for attribute, values in LEVELS.items():
+        for level in values:
+            chosen = table.loc[levels[attribute] == level, ["video", "object"]]
+            for variant, result in scores.items():
+                g = chosen.merge(result, on=["video", "object"])["G"].mean()
+                rows.append((attribute, level, variant, len(chosen), g))
+    return pd.DataFrame(rows, columns=list(CATEGORIES)).astype(CATEGORIES)

@@ -1,0 +1,142 @@
+"""OUT/ablation.html: Tables 1 to 5 and Figs. 5 and 6 of a dataset on one page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.ablation import Asked
+from pipeline.overlays import colour
+from pipeline.pages.page import picture, write_page
+from pipeline.reports import results
+from pipeline.variants import LABELS
+
+BAR, GAP, HEIGHT = 15, 22, 180
+"""px: width of a bar, space between groups, height of 100 percent"""
+LEVEL, LETTER = 24, 8
+"""px: least width of a group, width of a letter of an attribute's name"""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """G of one variant in one category."""
+
+    x: float
+    height: float
+    colour: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """A category's bars."""
+
+    attribute: str
+    """empty unless the group is the first of its attribute"""
+    level: str
+    instances: int
+    left: float
+    right: float
+    bars: Sequence[Bar]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Fig. 6 in px; 100 percent is at y = 0, nothing at y = HEIGHT."""
+
+    width: float
+    groups: Sequence[Group]
+    legend: Mapping[str, str]
+    """colour by label"""
+
+
+def ablation_html(
+    out: Path,
+    asked: Asked,
+    *,
+    forms: Mapping[int, pd.DataFrame],
+    found: pd.DataFrame,
+    figure: pd.DataFrame,
+    stages: Mapping[str, Path],
+) -> Path:
+    """Write OUT/ablation.html, one file that needs no other, and return its path.
+
+    forms: Tables 1 to 5 as the paper prints them. found: ablation.INSTANCES. figure:
+    ablation.CATEGORIES. stages: the folder of each variant's run that Figs. 5 and 6 show.
+    """
+    return write_page(
+        out / "ablation.html",
+        "ablation.html",
+        asked=asked,
+        forms={n: form.to_dict("split") for n, form in forms.items()},
+        found=len(found),
+        occlusion_known=int((found["occlusion"] != "").sum()),
+        pose_known=int(found["pose"].notna().sum()),
+        chart=chart(figure),
+        height=HEIGHT,
+        bar=BAR,
+        strips=strips(stages),
+    )
+
+
+def chart(table: pd.DataFrame) -> Chart | None:
+    """Fig. 6, of the categories that hold instances; None without a score."""
+    table = table[table["G"].notna()]
+    if not len(table):
+        return None
+    variants = [name for name in LABELS if name in set(table["variant"])]
+    colours = {name: colour(n) for n, name in enumerate(LABELS, 1)}
+    groups: list[Group] = []
+    x, free, last = 0.0, 0.0, ""
+    for place, part in table.groupby(["attribute", "level"], sort=False):
+        attribute, level = map(str, place)
+        new = attribute != last
+        x = max(x + 2 * GAP, free) if new else x + GAP
+        if new:
+            # The next attribute begins beside this one's name, also where its levels are few.
+            free, last = x + LETTER * len(attribute) + GAP, attribute
+        right = x + max(LEVEL, len(variants) * BAR)
+        left = (x + right - len(variants) * BAR) / 2
+        g = dict(zip(part["variant"], part["G"], strict=True))
+        bars = [
+            Bar(left + n * BAR, HEIGHT * g[v], colours[v], f"{LABELS[v]}: {100 * g[v]:.1f}")
+            for n, v in enumerate(variants)
+            if v in g
+        ]
+        count = int(part["instances"].iloc[0])
+        groups.append(Group(attribute if new else "", level, count, x, right, bars))
+        x = right
+    return Chart(max(x + GAP, free), groups, {LABELS[v]: colours[v] for v in variants})
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Frames of one variant."""
+
+    label: str
+    g: float
+    """of this video"""
+    pictures: Sequence[str]
+    """addresses that hold them"""
+
+
+def strips(stages: Mapping[str, Path]) -> tuple[str, Sequence[Strip]] | None:
+    """Fig. 5: the video whose G differs most between the variants, and its strips.
+
+    None where there are no scores, or nothing to compare.
+    """
+    means = {name: results(run).groupby("video")["G"].mean() for name, run in stages.items()}
+    table = pd.DataFrame(means)
+    if len(stages) < 2 or not len(table):
+        return None
+    video = str((table.max(axis=1) - table.min(axis=1)).idxmax())
+    found = []
+    for name, run in stages.items():
+        paths = sorted((run / "pictures" / video).glob("*.jpg"))
+        g = float(means[name].get(video, math.nan))
+        found.append(Strip(LABELS[name], g, [picture(path.read_bytes()) for path in paths]))
+    return video, found

@@ -1,0 +1,333 @@
+"""Ablation: the published rows, Fig. 6's categories, and the real command on tiny weights."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+
+from models.config import Architecture
+from models.weights import build, save
+from pipeline import Ablation, engine, reports
+from pipeline.ablation import (
+    ABLATION,
+    CATEGORIES,
+    INSTANCES,
+    ablation,
+    categories,
+    in_paper_form,
+    instances,
+)
+from pipeline.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
+from pipeline.errors import UserError
+from pipeline.pages.ablation import HEIGHT, chart
+from pipeline.published import GAIN_OVER, PUBLISHED, RETRIEVAL
+from pipeline.variants import LABELS
+from tests.test_report import Page
+from tests.tiny_run import command, ran, write_dataset, write_weights
+
+PAPER = Path(__file__).parents[2] / "shared" / "paper-dyenet.txt"
+
+# --- what the paper prints -----------------------------------------------------------
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="needs the paper's text beside the project")
+def test_published_figures_are_those_of_the_paper() -> None:
+    text = " ".join(PAPER.read_text().split())
+    for row in PUBLISHED:
+        if row.table != 5:
+            assert f"{row.J} {row.F} {row.G}" in text, row
+    for method in {row.method for row in PUBLISHED if row.table == 5}:
+        cells = [row.J for row in PUBLISHED if row.table == 5 and row.method == method]
+        assert " ".join("-" if value is None else str(value) for value in cells) in text, method
+    for n, line in enumerate(("Iter. 1", "Iter. 2", "Iter. 3+")):
+        figures = [str(value) for iterations in RETRIEVAL.values() for value in iterations[n]]
+        assert f"{line} {' '.join(figures)}" in text
+
+
+def test_printed_gains_are_differences_of_the_rows_named() -> None:
+    rows = {(row.variant, bool(row.online)): row for row in PUBLISHED if row.table == 3}
+    for row, base in GAIN_OVER.items():
+        assert rows[row].delta_G == pytest.approx(rows[row].G - rows[base].G, abs=0.11)
+
+
+# --- categories ----------------------------------------------------------------------
+
+SIDES = st.integers(1, 12)
+MASKS = SIDES.flatmap(
+    lambda h: SIDES.flatmap(
+        lambda w: st.lists(arrays(np.uint8, (h, w), elements=st.integers(0, 3)), max_size=4)
+    )
+)
+
+
+@given(MASKS)
+def test_box_areas_against_pixel_by_pixel(masks: list[np.ndarray]) -> None:
+    expected: dict[int, list[float]] = {1: [], 2: [], 3: []}
+    for mask in masks:
+        for i, areas in expected.items():
+            places = [(y, x) for y, x in np.ndindex(mask.shape) if mask[y, x] == i]
+            if places:
+                ys, xs = zip(*places, strict=True)
+                areas.append((max(ys) - min(ys) + 1) * (max(xs) - min(xs) + 1))
+    assert box_areas(masks, [1, 2, 3]) == expected
+
+
+@given(st.lists(st.integers(1, 1000).map(float)))
+def test_scale_varies_if_any_pair_does(areas: list[float]) -> None:
+    pairs = itertools.permutations(areas, 2)
+    assert scale_varies(areas) == any(a / b < 0.5 for a, b in pairs)
+
+
+@given(st.floats(0, 1), st.floats(0.001, 0.4), st.floats(0.5, 0.9))
+def test_size_class_of_every_share(share: float, medium: float, large: float) -> None:
+    expected = "large" if share >= large else "medium" if share >= medium else "small"
+    assert size_class(share, (medium, large)) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0.1", "0.2,0.1", "0,0.1", "0.1,1", "a,b", "0.1,0.2,0.3"])
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(UserError, match="--sizes"):
+        parse_sizes(text)
+
+
+def test_attributes(tmp_path: Path) -> None:
+    path = tmp_path / "attributes.csv"
+    path.write_text("object,video,pose,occlusion\n2,007,yes,heavy\n1,007,,\n")
+    table = attributes(path)
+    assert table.to_dict("list")["video"] == ["007", "007"]
+    assert table["occlusion"].tolist() == ["heavy", ""]
+    assert table["pose"].isna().tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("video,object,occlusion\na,1,none\n", "lacks the column pose"),
+        ("video,object,occlusion,pose\na,1,some,yes\n", "line 2: occlusion is 'some', must be"),
+        ("video,object,occlusion,pose\na,1,none,\na,2,none,1\n", "line 3: pose is '1', must be"),
+        ("video,object,occlusion,pose\na,x,none,no\n", "line 2: object is 'x'"),
+        ("video,object,occlusion,pose\na,1,none,no\na,1,none,no\n", "object 1 of video a twice"),
+        ("", "cannot be read as a CSV"),
+    ],
+)
+def test_bad_attributes(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "attributes.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        attributes(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_chart_keeps_to_its_groups() -> None:
+    rows = [("all", "all", "msk", 3, 0.5), ("all", "all", "remp", 3, 1.0)]
+    rows += [("size", "small", "remp", 1, 0.25), ("size", "large", "msk", 0, np.nan)]
+    found = chart(pd.DataFrame(rows, columns=list(CATEGORIES)).astype(CATEGORIES))
+    assert found is not None
+    assert [(g.attribute, g.level, g.instances) for g in found.groups] == [
+        ("all", "all", 3),
+        ("size", "small", 1),
+    ]
+    assert [bar.height for group in found.groups for bar in group.bars] == [
+        HEIGHT / 2,
+        HEIGHT,
+        HEIGHT / 4,
+    ]
+    edges = [edge for group in found.groups for edge in (group.left, group.right)]
+    assert edges == sorted(edges) and edges[-1] < found.width
+    for group in found.groups:
+        assert all(group.left <= bar.x < group.right for bar in group.bars)
+    assert list(found.legend) == ["MSK", "Re-MP"]
+
+
+# --- the command ---------------------------------------------------------------------
+
+ATTRIBUTES = "video,object,occlusion,pose\nant,1,none,no\nant,3,heavy,yes\nbee,1,heavy,\n"
+
+
+class Place:
+    """A folder with a dataset, weights and what an Ablation of them left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.out, self.cache = folder, folder / "out", folder / "cache"
+        write_dataset(folder / "data")
+        write_weights(folder / "offline.safetensors")
+        write_weights(folder / "online.safetensors", reid=1, remp=1, remp_plain=1, msk=1)
+        (folder / "attributes.csv").write_text(ATTRIBUTES)
+
+    def options(self, **changed: str) -> dict[str, str]:
+        usual = {
+            "dataset": "davis17",
+            "root": str(self.folder / "data"),
+            "weights": str(self.folder / "offline.safetensors"),
+            "online_weights": str(self.folder / "online.safetensors"),
+            "attributes": str(self.folder / "attributes.csv"),
+            "sizes": "0.06,0.09",
+            "precision": "fp32",
+            "max_iterations": "2",
+            "output": str(self.out),
+        }
+        return {name: value for name, value in {**usual, **changed}.items() if value}
+
+    def flags(self, *, leave: tuple[str, ...] = (), **changed: str) -> list[str]:
+        options = {n: v for n, v in self.options(**changed).items() if n not in leave}
+        return [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    place = Place(tmp_path_factory.mktemp("ablation"))
+    flags = ["Ablation", "--local-scheduler", *place.flags()]
+    done = command("luigi", *flags, cache=place.cache, cwd=place.folder)
+    assert done.returncode == 0, done.stderr
+    tasks = ran(done.stdout)
+    assert tasks["ant"].count("flow") == tasks["ant"].count("features") == 1
+    assert tasks["ant"].count("frames") == tasks["ant"].count("proposals") == 1
+    assert tasks[""].count("report") == 2 * len(LABELS) and tasks[""].count("ablation") == 1
+    return place
+
+
+RUNS = [*LABELS, *(f"{name}-online" for name in LABELS)]
+
+
+def test_every_row_of_ours_is_of_its_run(place: Place) -> None:
+    table = ablation(place.out)
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == ABLATION
+    ours = table[table["source"] == "run"]
+    scores = {name: reports.per_iteration(place.out / name).iloc[-1] for name in RUNS}
+    assert len({row["G"] for row in scores.values()}) > 4
+    assert ours.groupby("table")["method"].count().to_dict() == {1: 3, 3: 5, 4: 2, 5: 2}
+    for row in ours.to_dict("records"):
+        run = scores[row["variant"] + ("-online" if row["per_dataset"] else "")]
+        assert row["J"] == run["J"]
+        assert row["table"] == 5 or (row["F"], row["G"]) == (run["F"], run["G"])
+    gains = ours[ours["table"] == 3].set_index("method")["delta_G"]
+    assert gains["Re-MP, full"] == pytest.approx(scores["remp-online"].G - scores["msk-online"].G)
+    assert gains["offline only"] == pytest.approx(scores["dyenet"].G - scores["dyenet-online"].G)
+    assert np.isnan(gains["MSK"])
+
+
+def test_tables_have_the_papers_form(place: Place) -> None:
+    for n in (1, 3, 4, 5):
+        written = pd.read_csv(place.out / "tables" / f"table{n}.csv", dtype=str)
+        form = in_paper_form(ablation(place.out), n)
+        assert list(written.columns) == list(form.columns) and len(written) == len(form)
+    five = pd.read_csv(place.out / "tables" / "table5.csv").set_index(["Method", "Source"])
+    assert five.loc[("OSVOS", "peer"), ["DAVIS16", "SegTrackv2", "YoutbObjs"]].tolist() == [
+        79.8,
+        65.4,
+        72.5,
+    ]
+    assert five.loc[("DyeNet (offline)", "run"), "davis17 val"] > 0
+    assert np.isnan(five.loc[("VPN", "peer"), "SegTrackv2"])
+    two = pd.read_csv(place.out / "tables" / "table2.csv")
+    assert two["Source"].tolist() == ["paper"] * 12 + ["run"] * 2
+
+
+def test_instances_against_the_files(place: Place) -> None:
+    table = instances(place.out)
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == INSTANCES
+    assert len(table) == 4
+    for row in table.to_dict("records"):
+        first = np.array(
+            Image.open(place.folder / "data/Annotations/480p" / row["video"] / "00000.png")
+        )
+        assert row["share"] == (first == row["object"]).mean()
+        areas = []
+        for path in (place.out / "dyenet-online" / "masks" / row["video"]).iterdir():
+            ys, xs = (np.array(Image.open(path)) == row["object"]).nonzero()
+            if len(ys):
+                areas.append((np.ptp(ys) + 1) * (np.ptp(xs) + 1))
+        assert row["scale_variation"] == (min(areas) / max(areas) < 0.5)
+    assert set(table["size"]) == {"medium", "large"}
+    assert table["occlusion"].tolist() == ["none", "heavy", "heavy", ""]
+    assert table["pose"].tolist()[:2] == [False, True]
+    assert table["pose"].isna().tolist() == [False, False, True, True]
+
+
+def test_categories_are_means_of_their_instances(place: Place) -> None:
+    table = categories(place.out)
+    assert {name: str(kind) for name, kind in table.dtypes.items()} == CATEGORIES
+    cells = table.set_index(["attribute", "level", "variant"])
+    for variant in LABELS:
+        g = reports.results(place.out / f"{variant}-online").set_index(["video", "object"])["G"]
+        heavy = (g["ant", 3] + g["bee", 1]) / 2
+        assert cells.loc[("occlusion", "heavy", variant)].tolist() == [2, pytest.approx(heavy)]
+        assert cells.loc[("pose variation", "yes", variant), "G"] == g["ant", 3]
+        assert cells.loc[("occlusion", "partial", variant), "instances"] == 0
+        assert np.isnan(cells.loc[("occlusion", "partial", variant), "G"])
+        four = [g[place] for place in (("ant", 1), ("ant", 3), ("bee", 1), ("bee", 3))]
+        assert cells.loc[("all", "all", variant), "G"] == pytest.approx(np.mean(four))
+
+
+def test_page_is_one_file_that_asks_for_nothing(place: Place) -> None:
+    text = (place.out / "ablation.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    local = [f"{name}/report.html" for name in RUNS]
+    assert [a for a in page.addresses if not a.startswith(("data:", "#"))] == local
+    assert all((place.out / address).exists() for address in local)
+    assert not re.search(r"https?://|@import|url\(|fetch\(", text)
+    assert not re.search(r">\s*(nan|inf|<NA>)\b", text, re.IGNORECASE)
+    assert text.count("<rect") == len(LABELS) * len(
+        categories(place.out).dropna().drop_duplicates(["attribute", "level"])
+    )
+    assert sum(a.startswith("data:image/jpeg") for a in page.addresses) == 4 * len(LABELS)
+
+
+def test_nothing_changed_and_what_changed(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    assert Ablation(**place.options()).complete()
+    other = place.options(sizes="0.01,0.02")
+    assert not Ablation(**other).complete()
+    assert engine.build(Ablation(**other))
+    assert ran(capsys.readouterr().out) == {"": ["ablation"]}
+    assert set(instances(place.out)["size"]) == {"large"}
+    assert engine.build(Ablation(**place.options()))
+
+
+def test_what_the_weights_lack_stays_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    a = Architecture.tiny()
+    lean = place.folder / "lean.safetensors"
+    save(lean, a, {name: build(name, a) for name in ("trunk", "remp")}, {})
+    out = place.folder / "lean"
+    options = place.options(
+        weights=str(lean),
+        msk_weights=str(place.folder / "offline.safetensors"),
+        online_weights="",
+        attributes="",
+        videos="bee",
+        output=str(out),
+    )
+    assert engine.build(Ablation(**options))
+    said = capsys.readouterr().out
+    assert "dyenet is left out: weights" in said and "holds no rpn, mask, reid" in said
+    assert "remp-no-attention is left out" in said and "msk is left out" not in said
+    ours = ablation(out).query("source == 'run'").set_index(["table", "variant"])["G"]
+    measured = ours.dropna().index.tolist()
+    assert measured == [(1, "msk"), (1, "remp")]
+    page = (out / "ablation.html").read_text()
+    assert "dyenet is left out: weights" in page
+    bare = place.folder / "bare.safetensors"
+    save(bare, a, {"trunk": build("trunk", a)}, {})
+    with pytest.raises(UserError, match="holds no msk, which variant msk needs"):
+        Ablation(**{**options, "weights": str(bare), "msk_weights": str(bare)})
+
+
+def test_no_ablation_is_one_clear_line(tmp_path: Path) -> None:
+    for read in (ablation, instances, categories):
+        with pytest.raises(UserError, match="no ablation to read"):
+            read(tmp_path)

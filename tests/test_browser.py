@@ -1,0 +1,192 @@
+"""The pages in a real headless Chromium: no request, no error, sorting, phone, dark mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.pages.compare import compare_html
+from pipeline.pages.run import report_html
+from pipeline.pages.sweep import sweep_html
+from tests.test_report import write_sweep
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PHONE = 390, 844
+"""px"""
+DESKTOP = 1280, 900
+PAGES = ("run", "sweep", "compare")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One page of each kind."""
+    top = tmp_path_factory.mktemp("pages")
+    values = {0.9: 3, 0.8: 2, 0.7: 1, 0.6: 2}
+    write_sweep(top, values)
+    a, b = top / "rho_reid=0.9", top / "rho_reid=0.7"
+    return {"run": report_html(a), "sweep": sweep_html(top), "compare": compare_html(a, b)}
+
+
+@dataclass(frozen=True)
+class Browser:
+    """Chromium with what its pages asked for and said."""
+
+    driver: Any
+
+    def open(self, path: Path, size: tuple[int, int] = DESKTOP, scheme: str = "light") -> None:
+        self.driver.get_log("browser")
+        self.driver.get_log("performance")
+        self.command(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": scheme}],
+        )
+        self.command(
+            "Emulation.setDeviceMetricsOverride",
+            width=size[0],
+            height=size[1],
+            deviceScaleFactor=1,
+            mobile=size == PHONE,
+        )
+        self.driver.get(path.as_uri())
+
+    def command(self, name: str, **parameters: Any) -> Any:
+        return self.driver.execute_cdp_cmd(name, parameters)
+
+    def script(self, text: str) -> Any:
+        return self.driver.execute_script(text)
+
+    def requests(self) -> list[str]:
+        """Addresses asked for since the page was opened, without those inside it."""
+        events = [
+            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
+        ]
+        sent = [
+            event["params"]["request"]["url"]
+            for event in events
+            if event["method"] == "Network.requestWillBeSent"
+        ]
+        return [address for address in sent if not address.startswith("data:")]
+
+    def shot(self, name: str) -> None:
+        """Keep a picture of the whole page where DYENET_SHOTS says, if it does."""
+        if "DYENET_SHOTS" in os.environ:
+            import base64
+
+            made = self.command("Page.captureScreenshot", captureBeyondViewport=True)
+            folder = Path(os.environ["DYENET_SHOTS"])
+            (folder / f"{name}.png").write_bytes(base64.b64decode(made["data"]))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser; the test is skipped where there is none."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield Browser(started)
+    started.quit()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_asks_for_nothing_and_has_no_error(
+    browser: Browser, pages: dict[str, Path], page: str
+) -> None:
+    browser.open(pages[page])
+    browser.script("for (const image of document.images) image.loading = 'eager'")
+    assert browser.requests() == [pages[page].as_uri()]
+    assert browser.driver.get_log("browser") == []
+    shown = browser.script("return [...document.images].map((i) => i.decode && i.naturalWidth)")
+    assert all(shown), "a picture does not show"
+    browser.shot(f"{page}-desktop")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_fits_a_phone(browser: Browser, pages: dict[str, Path], page: str) -> None:
+    browser.open(pages[page], PHONE)
+    width = browser.script("return document.documentElement.scrollWidth")
+    assert width <= PHONE[0], f"the page is {width} px wide"
+    small = browser.script(
+        "return [...document.querySelectorAll('p, td, th, a, span, h1, h2, h3')]"
+        ".filter((e) => parseFloat(getComputedStyle(e).fontSize) < 11).length"
+    )
+    assert small == 0
+    browser.shot(f"{page}-phone")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_is_dark_where_asked(browser: Browser, pages: dict[str, Path], page: str) -> None:
+    seen = {}
+    for scheme in ("light", "dark"):
+        browser.open(pages[page], scheme=scheme)
+        seen[scheme] = browser.script(
+            "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        )
+    assert luminance(seen["light"][0]) > 0.8 > 0.2 > luminance(seen["light"][1])
+    assert luminance(seen["dark"][1]) > 0.7 > 0.1 > luminance(seen["dark"][0])
+    browser.shot(f"{page}-dark")
+
+
+def luminance(colour: str) -> float:
+    """Mean of `rgb(1, 2, 3)`, 0..1."""
+    return float(np.mean([int(v) for v in colour.strip("rgb()").split(",")])) / 255
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_table_sorts_by_number_and_by_name(
+    browser: Browser, pages: dict[str, Path], page: str
+) -> None:
+    browser.open(pages[page])
+    names = (
+        "return [...document.querySelectorAll('.sortable tbody tr')]"
+        ".map((r) => r.cells[0].innerText)"
+    )
+    numbers = (
+        "return [...document.querySelectorAll('.sortable tbody tr')]"
+        ".map((r) => parseFloat(r.cells[1].innerText))"
+    )
+    heads = browser.driver.find_elements("css selector", ".sortable th button")
+    heads[0].click()
+    assert browser.script(names) == sorted(browser.script(names))
+    heads[0].click()
+    assert browser.script(names) == sorted(browser.script(names), reverse=True)
+    heads[1].click()
+    ascending = browser.script(numbers)
+    assert ascending == sorted(ascending) and len(set(ascending)) > 1
+    heads[1].click()
+    assert browser.script(numbers) == ascending[::-1]
+    assert browser.script("return document.querySelector('[aria-sort]').cellIndex") == 1
+
+
+def test_links_lead_somewhere(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["run"])
+    lost = browser.script(
+        "return [...document.querySelectorAll('a[href^=\"#\"]')]"
+        ".filter((a) => !document.getElementById(a.hash.slice(1))).length"
+    )
+    assert lost == 0
