@@ -113,7 +113,7 @@ def plan(options: Options, root: Path) -> Recipe:
 def with_precision(settings: RunSettings, device: str) -> RunSettings:
     """Settings with the precision that `auto` stands for on this machine.
 
-    bf16 on a GPU and on a CPU with instructions for it; elsewhere it is emulated, many times
+    bf16 on a GPU and on a CPU with instructions for it; elsewhere it is emulated and
     slower than fp32. The machine that plans a run decides for all that share in it.
     """
     if settings.run.precision != "auto":

@@ -44,6 +44,12 @@ class Objective(nn.Module):
     """Networks under training; forward() gives the losses of one clip, to be summed."""
 
     modules_by_name: Mapping[str, nn.Module]
+    """a plain mapping: attributes that are modules would enter a checkpoint twice"""
+
+    def hold(self, networks: Mapping[str, nn.Module]) -> None:
+        """Register the networks, each once."""
+        self.networks = nn.ModuleDict(networks)
+        self.modules_by_name = dict(networks)
 
     def trained(self) -> dict[str, nn.Module]:
         """Networks whose weights move, by name."""
@@ -81,15 +87,23 @@ class DyeNetObjective(Objective):
         """networks: trunk, mask, reid, remp and, to be trained alike, remp_plain."""
         super().__init__()
         self.a, self.settings = architecture, settings
-        self.networks = nn.ModuleDict(networks)
-        self.modules_by_name = dict(networks)
-        self.trunk: Trunk = networks["trunk"]  # type: ignore[assignment]
-        self.mask: MaskNetwork = networks["mask"]  # type: ignore[assignment]
-        self.reid: ReIDNetwork = networks["reid"]  # type: ignore[assignment]
+        self.hold(networks)
         self.oim = OIM(identities, architecture.embedding, settings.queue)
         self._seen: list[tuple[Tensor, Tensor]] = []
         if settings.trunk == "frozen":
             self.trunk.requires_grad_(False)
+
+    @property
+    def trunk(self) -> Trunk:
+        return self.modules_by_name["trunk"]  # type: ignore[return-value]
+
+    @property
+    def mask(self) -> MaskNetwork:
+        return self.modules_by_name["mask"]  # type: ignore[return-value]
+
+    @property
+    def reid(self) -> ReIDNetwork:
+        return self.modules_by_name["reid"]  # type: ignore[return-value]
 
     def forward(self, clip: Clip) -> Losses:
         """The losses `reid`, `mask`, `remp` and, if it is there, `remp_plain`."""
@@ -190,11 +204,16 @@ class RPNObjective(Objective):
     def __init__(self, networks: Mapping[str, nn.Module]) -> None:
         """networks: trunk and rpn."""
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
-        self.modules_by_name = dict(networks)
-        self.trunk: Trunk = networks["trunk"]  # type: ignore[assignment]
-        self.rpn: RPN = networks["rpn"]  # type: ignore[assignment]
+        self.hold(networks)
         self.trunk.requires_grad_(False)
+
+    @property
+    def trunk(self) -> Trunk:
+        return self.modules_by_name["trunk"]  # type: ignore[return-value]
+
+    @property
+    def rpn(self) -> RPN:
+        return self.modules_by_name["rpn"]  # type: ignore[return-value]
 
     def forward(self, clip: Clip) -> Losses:
         """The losses `objectness` and `boxes`; anchors on void count for neither."""
@@ -230,10 +249,12 @@ class MSKObjective(Objective):
     def __init__(self, networks: Mapping[str, nn.Module], settings: TrainSettings) -> None:
         """networks: msk."""
         super().__init__()
-        self.networks = nn.ModuleDict(networks)
-        self.modules_by_name = dict(networks)
-        self.msk: MSK = networks["msk"]  # type: ignore[assignment]
+        self.hold(networks)
         self.settings = settings
+
+    @property
+    def msk(self) -> MSK:
+        return self.modules_by_name["msk"]  # type: ignore[return-value]
 
     def forward(self, clip: Clip) -> Losses:
         """The loss `msk`, the mean over the clip's later frames for one of its objects."""
