@@ -26,6 +26,7 @@ setup(
         "opencv-python>=4.10",
         "safetensors>=0.4.5",
         "pillow>=10.3",
+        "kornia-rs>=0.2,<0.3",
         "tqdm>=4.66",
         "jinja2>=3.1",
     ],

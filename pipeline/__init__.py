@@ -1,27 +1,22 @@
-"""What a person runs: `luigi --module pipeline RunDataset`, or the command `dyenet`."""
+"""What a person runs: `luigi --module pipeline RunDataset`, or the command `dyenet`.
 
-from pipeline import engine
+Scores and tables need no task, and take less time than the import of Luigi and all tasks.
+"""
 
-engine.install()
+from __future__ import annotations
 
-from pipeline.figures import DrawAttention, DrawComparison  # noqa: E402 - needs Luigi set up
-from pipeline.roots import RunDataset, SweepThreshold  # noqa: E402
-from pipeline.training import (  # noqa: E402
-    FinetuneOnFirstFrames,
-    TrainDyeNet,
-    TrainMSK,
-    TrainRPN,
-)
-from pipeline.variants import Ablation  # noqa: E402
+import sys
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "Ablation",
-    "DrawAttention",
-    "DrawComparison",
-    "FinetuneOnFirstFrames",
-    "RunDataset",
-    "SweepThreshold",
-    "TrainDyeNet",
-    "TrainMSK",
-    "TrainRPN",
-]
+if TYPE_CHECKING or "luigi" in sys.modules:
+    # Luigi's command finds a task only where importing this package imports it.
+    from pipeline.commands import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> object:
+        """A task, when it is asked for."""
+        if not name[0].isupper():
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from pipeline import commands
+
+        return getattr(commands, name)

@@ -144,8 +144,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(given: argparse.Namespace) -> int:
-    from pipeline import engine
-    from pipeline.roots import RunDataset
+    from pipeline import RunDataset, engine
 
     engine.stop_on_sigterm()
     task = RunDataset(
@@ -227,7 +226,9 @@ def _score(given: argparse.Namespace) -> int:
     from pipeline.runs import cache_root
     from pipeline.scoring import Rule, rule_of, score_folder, totals
 
-    dataset = open_dataset(given.dataset, given.root, given.split, cache_root())
+    # Luigi's settings, where the cache is named, take longer to import than many masks to score.
+    demo_root = cache_root() if given.dataset == "demo" else Path()
+    dataset = open_dataset(given.dataset, given.root, given.split, demo_root)
     rule = Rule(given.frames or rule_of(given.dataset).frames, given.average)
     decay = given.official_decay
     table = score_folder(given.masks, dataset, given.output, rule, official_decay=decay)

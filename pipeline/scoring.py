@@ -1,23 +1,27 @@
 """Tables of scores: per frame, per object, per set, and the official two CSVs.
 
-Everything is made from one table, a row per frame, object and iteration (FRAMES), so that
-no two figures of a run can disagree.
+Everything is made from the scores of single frames and objects (FRAMES, in a run), so that no
+two figures can disagree.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import UserError
 from stages.boxmask import object_ids
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.datasets import Dataset, Video
+
+    Table = pd.DataFrame | Mapping[str, Sequence[Any]]
+    """columns by name; scoring a folder takes less time than importing pandas"""
 
 FRAMES = {
     "video": "str",
@@ -122,32 +129,61 @@ def last_iteration(frames: pd.DataFrame) -> pd.DataFrame:
     return frames[frames["iteration"] == frames.groupby("video")["iteration"].transform("max")]
 
 
-def results(frames: pd.DataFrame, *, official_decay: bool = False) -> pd.DataFrame:
-    """RESULTS of one iteration: a row for each video and object, in order of both.
+def results(frames: pd.DataFrame) -> pd.DataFrame:
+    """RESULTS of one iteration as object_results() has them.
 
-    frames: rows of FRAMES, all of one iteration. G is the mean of J_mean and F_mean.
-    official_decay: as stages.scores.aggregate().
+    frames: rows of FRAMES, all of one iteration.
     """
     import pandas as pd
 
-    rows = []
-    for (video, i), part in frames[frames["scored"]].groupby(["video", "object"], sort=True):
-        part = part.sort_values("frame")
-        j, f = (
-            aggregate(part[name].to_numpy(np.float64), official_decay=official_decay)
-            for name in ("J", "F")
-        )
-        measured = (j.mean, j.recall, j.decay, f.mean, f.recall, f.decay, (j.mean + f.mean) / 2)
-        rows.append((video, i, len(part), *measured))
-    return pd.DataFrame(rows, columns=list(RESULTS)).astype(RESULTS)
+    scored = frames[frames["scored"]].sort_values("frame")
+    found = {
+        str(video): Scores(*(part[name].to_numpy() for name in ("frame", "object", "J", "F")))
+        for video, part in scored.groupby("video")
+    }
+    return pd.DataFrame(object_results(found)).astype(RESULTS)
 
 
-def totals(table: pd.DataFrame, average: str = "objects") -> dict[str, float]:
-    """Means of results() over a set, by column (J_mean ... G); NaN where there are no rows."""
-    values = table[list(MEASURES)]
-    if average == "categories":
-        values = values.groupby(table["video"].map(category)).mean()
-    return {name: float(values[name].mean()) for name in MEASURES}
+def object_results(
+    found: Mapping[str, Scores], *, official_decay: bool = False
+) -> dict[str, list[Any]]:
+    """Columns of RESULTS: a row for each video and object, in order of both.
+
+    found: scores of the frames that count, by video, in order of frames. G is the mean of
+    J_mean and F_mean. official_decay: as stages.scores.aggregate().
+    """
+    rows = [
+        _result(video, i, found[video], official_decay)
+        for video in sorted(found)
+        for i in np.unique(found[video].objects).tolist()
+    ]
+    return {name: [row[n] for row in rows] for n, name in enumerate(RESULTS)}
+
+
+def _result(video: str, i: int, scores: Scores, official_decay: bool) -> tuple[Any, ...]:
+    """A row of RESULTS."""
+    mine = scores.objects == i
+    j, f = (aggregate(v[mine], official_decay=official_decay) for v in (scores.j, scores.f))
+    measured = (j.mean, j.recall, j.decay, f.mean, f.recall, f.decay, (j.mean + f.mean) / 2)
+    return (video, i, int(mine.sum()), *measured)
+
+
+def totals(table: Table, average: str = "objects") -> dict[str, float]:
+    """Means of RESULTS over a set, by column (J_mean ... G); NaN where there are no rows."""
+    kinds = np.array([category(video) for video in table["video"]])
+
+    def mean(values: npt.NDArray[np.float64]) -> float:
+        if average == "categories":
+            values = np.array([_mean(values[kinds == kind]) for kind in np.unique(kinds)])
+        return _mean(values)
+
+    return {name: mean(np.array(table[name], np.float64)) for name in MEASURES}
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float:
+    """Mean of the values that are not NaN; NaN if none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def category(video: str) -> str:
@@ -155,33 +191,41 @@ def category(video: str) -> str:
     return re.split(r"[-_]?\d", video)[0] or video
 
 
-def write_official(table: pd.DataFrame, split: str, folder: Path, average: str) -> None:
+def write_official(table: Table, split: str, folder: Path, average: str) -> None:
     """Write global_results-SPLIT.csv and per-sequence_results-SPLIT.csv into a folder.
 
     Columns, order and rounding are those of the official tool.
     """
-    import pandas as pd
-
     means = totals(table, average)
     overall = {"J&F-Mean": means["G"]} | {
         f"{measure}-{name.capitalize()}": means[f"{measure}_{name}"]
         for measure in "JF"
         for name in ("mean", "recall", "decay")
     }
-    each = pd.DataFrame(
-        {
-            "Sequence": table["video"] + "_" + table["object"].astype(str),
-            "J-Mean": table["J_mean"],
-            "F-Mean": table["F_mean"],
-        }
+    columns = (table[name] for name in ("video", "object", "J_mean", "F_mean"))
+    each = [
+        (f"{video}_{i}", _digits(j), _digits(f)) for video, i, j, f in zip(*columns, strict=True)
+    ]
+    _write_rows(folder / f"global_results-{split}.csv", overall, [map(_digits, overall.values())])
+    _write_rows(
+        folder / f"per-sequence_results-{split}.csv", ("Sequence", "J-Mean", "F-Mean"), each
     )
-    write_csv(folder / f"global_results-{split}.csv", pd.DataFrame([overall]), "%.3f")
-    write_csv(folder / f"per-sequence_results-{split}.csv", each, "%.3f")
 
 
-def write_csv(path: Path, table: pd.DataFrame, float_format: str | None = None) -> None:
-    """Write a table whole or not at all; without a format floats keep every digit."""
-    write_text(path, table.to_csv(index=False, float_format=float_format, lineterminator="\n"))
+def _digits(value: float) -> str:
+    """Three decimals; nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def _write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_text(path, text.getvalue())
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table whole or not at all, with every digit."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -208,11 +252,11 @@ def objects_of(masks: Iterable[IndexMask], rule: Rule) -> tuple[int, ...]:
 
 def score_folder(
     predicted: Path, dataset: Dataset, output: Path, rule: Rule, *, official_decay: bool = False
-) -> pd.DataFrame:
+) -> dict[str, list[Any]]:
     """Score masks of any program and write the official two CSVs into `output`.
 
     predicted holds `<video>/<frame name>.png`. Videos are scored in parallel processes.
-    official_decay: as stages.scores.aggregate(). Returns results(). UserError, before
+    official_decay: as stages.scores.aggregate(). Returns object_results(). UserError, before
     anything is written, if a mask that counts is missing, unreadable, of another size or in
     colour, or holds an unknown object.
     """
@@ -227,11 +271,8 @@ def score_folder(
     else:
         scores = [score(video) for video in dataset.videos]
     names = (video.name for video in dataset.videos)
-    tables = [
-        frame_table(name, 1, found, lambda _: True)
-        for name, found in zip(names, scores, strict=True)
-    ]
-    table = results(join_frames(tables), official_decay=official_decay)
+    found = dict(zip(names, scores, strict=True))
+    table = object_results(found, official_decay=official_decay)
     write_official(table, dataset.split, output, rule.average)
     return table
 

@@ -15,6 +15,7 @@ from typing import overload
 
 import cv2
 import numpy as np
+from kornia_rs.io import decode_image_png_u8
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
@@ -29,6 +30,10 @@ HALF = 128
 """grey above which a black-and-white picture shows its object"""
 LEVELS = 32
 """grey levels from which a mask without a palette cannot be object numbers"""
+COLOUR_TYPE = 25
+"""place of a PNG's colour type in its file"""
+PALETTE = 3
+"""colour type of a PNG with a palette"""
 
 FrameSource = tuple[Path, ...] | Path
 """The images of a video in order, or one video file."""
@@ -250,7 +255,8 @@ def read_index_mask(
     if isinstance(source, Layers):
         values = _joined(source, size, f"video {video}, frame {frame}")
     else:
-        values = _one_object(_index_values(source, where))
+        plain = _plain_values(source, size, where)
+        values = _one_object(_index_values(source, where) if plain is None else plain)
         _check_size(values, size, where)
     if given and not np.any((values > 0) & (values < VOID)):
         raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
@@ -300,6 +306,19 @@ def _decoded(path: Path, where: str) -> Pillow.Image:
             return image
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise BadInput(f"{where} cannot be decoded as an image ({error})") from error
+
+
+def _plain_values(path: Path, size: tuple[int, int], where: str) -> IndexMask | None:
+    """_index_values() of a PNG with one channel of 8 bits and the frames' size; else None.
+
+    Most masks are such, and this decoder takes a tenth of Pillow's time.
+    """
+    try:
+        data = path.read_bytes()
+        values = decode_image_png_u8(data, size, "mono")[..., 0]
+    except Exception:  # it raises no narrower one, and Pillow says better what is wrong
+        return None
+    return values if data[COLOUR_TYPE] == PALETTE else _numbers(values, where)
 
 
 def _index_values(path: Path, where: str) -> IndexMask:

@@ -122,6 +122,27 @@ def test_palette_numbers_are_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_index_mask(path, SIZE, "v", "0"), values)
 
 
+@pytest.mark.parametrize("colours", [0, 4, 256])
+@pytest.mark.parametrize("options", [{}, {"transparency": 1}, {"optimize": True}])
+def test_every_kind_of_png_keeps_its_numbers(
+    tmp_path: Path, colours: int, options: dict[str, object]
+) -> None:
+    """Grey, a palette in 2 bits and one in 8."""
+    image = Image.fromarray(numbers(1, 2, 3))
+    if colours:
+        image.putpalette([v for n in range(colours) for v in (n, 255 - n, 7)])
+    image.save(tmp_path / "m.png", **options)
+    got = read_index_mask(tmp_path / "m.png", SIZE, "v", "0")
+    np.testing.assert_array_equal(got, numbers(1, 2, 3))
+
+
+def test_many_palette_numbers_are_no_soft_edge(tmp_path: Path) -> None:
+    values = np.full(SIZE, 255, np.uint8)
+    values.flat[:60] = range(0, 240, 4)
+    path = palette_mask(tmp_path / "m.png", values)
+    np.testing.assert_array_equal(read_index_mask(path, SIZE, "v", "0"), values)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_black_and_white_is_one_object(tmp_path: Path, channels: int) -> None:
     values = numbers(255)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +124,17 @@ def test_a_bad_folder_is_one_line_and_status_1(folder: Path, fault: str, words: 
     assert words in done.stderr and str(path) in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (folder / "out").exists()
+
+
+def test_scoring_imports_no_more_than_it_needs(folder: Path) -> None:
+    code = (
+        "import sys; from pipeline import cli; cli.main(sys.argv[1:])\n"
+        "print(sorted({'h5py', 'luigi', 'pandas', 'torch'} & set(sys.modules)))"
+    )
+    options = ["--dataset=davis17", f"--root={folder / 'data'}", f"--output={folder / 'out'}"]
+    asked = [sys.executable, "-c", code, "score", str(folder / "masks"), *options]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_test_dev_gives_the_submission_folder(folder: Path, score: Score) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,7 +87,7 @@ def test_equal_on_a_whole_set(tmp_path: Path) -> None:
     rule = rule_of("davis17")
     table = score_folder(tmp_path / "pred", dataset, tmp_path / "out", rule)
     columns = [f"{m}_{name}" for m in "JF" for name in ("mean", "recall", "decay")]
-    found = table.set_index(["video", "object"])[columns]
+    found = pd.DataFrame(table).set_index(["video", "object"])[columns]
     assert found.index.tolist() == sorted(expected)
     for key, values in expected.items():
         assert found.loc[key].to_numpy() == pytest.approx(values, abs=1e-9)
