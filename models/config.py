@@ -34,6 +34,8 @@ class Architecture:
     reid_planes: int = 512
     reid_size: int = 28
     """side of the RoI features that the Re-ID network reads"""
+    reid_shortcut: bool = False
+    """the trunk's features, pooled, as a further input of Re-ID's last layer (an extension)"""
     embedding: int = 256
     """length of an embedding (section 3.1)"""
     rpn_width: int = 512
@@ -66,7 +68,7 @@ class Architecture:
 
     @classmethod
     def compact(cls, backbone: str = "mobilenet_v2") -> Architecture:
-        """The shipped model: the same classes, smaller, with both extensions."""
+        """The shipped model: the same classes, smaller, with all extensions."""
         return cls(
             backbone=backbone,
             margin=0.25,
@@ -76,6 +78,7 @@ class Architecture:
             hidden=256,
             reid_planes=64,
             reid_size=14,
+            reid_shortcut=True,
             rpn_width=128,
             refine=2,
             fine_channels=24,
@@ -95,6 +98,7 @@ class Architecture:
             hidden=16,
             reid_planes=8,
             reid_size=8,
+            reid_shortcut=True,
             embedding=256,
             rpn_width=16,
             anchors=(16, 32, 64),

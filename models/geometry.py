@@ -7,6 +7,8 @@ N objects share B frames; `index` (N,) says which frame each object reads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +41,12 @@ def centres(boxes: Tensor, size: int) -> Tensor:
     return torch.stack(
         (x[:, None, :].expand(n, size, size), y[:, :, None].expand(n, size, size)), -1
     )
+
+
+def cells(size: Sequence[int], stride: int, device: torch.device) -> Tensor:
+    """Frame positions of the cell centres of a feature map (h, w): (1, h, w, 2) x, y in px."""
+    y, x = ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) * stride for n in size)
+    return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), -1)[None]
 
 
 def sample_frame(field: Tensor, points: Tensor, index: Tensor) -> Tensor:

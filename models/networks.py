@@ -162,12 +162,13 @@ class Networks:
 
     def embed(self, f: npt.NDArray[np.float16], boxes: Array) -> Array:
         """Embeddings of boxes (N, 4) px in features (C, h, w): (N, 256), unit length."""
-        reid = self.need("reid")
+        self.need("reid")
+        assert self.reid is not None
         a = self.architecture
         with self.inference():
-            feature = self.tensor(f)[None]
+            feature = self.reid.scene(self.tensor(f)[None])
             chunks = self._chunks(feature, boxes, a.reid_size, EMBED_CHUNK[self.device.type])
-            rows = [reid(x)[:n].cpu().numpy() for x, n in chunks]
+            rows = [self.reid(x)[:n].cpu().numpy() for x, n in chunks]
         return np.concatenate(rows) if rows else np.zeros((0, a.embedding), np.float32)
 
     def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:

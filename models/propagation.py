@@ -44,9 +44,10 @@ class Recurrence:
 def memorise(
     remp: ReMP, a: Architecture, f: Tensor, boxes: Tensor, mask: Tensor, index: Tensor
 ) -> Memory | None:
-    """Cells of the object's RoI and of its surroundings; None without the extension.
+    """Cells of the object's RoI, of its surroundings and of the frame; None without the extension.
 
-    f (B, C, h, w), boxes (N, 4) RoI boxes, mask (N, 1, s, s) in them.
+    f (B, C, h, w), boxes (N, 4) RoI boxes, mask (N, 1, s, s) in them. The whole frame, coarsely,
+    shows what else there is that the object must not be taken for.
     """
     if remp.memory is None:
         return None
@@ -56,7 +57,10 @@ def memorise(
     far = geometry.roi_align(f, wide, side, STRIDE, index).to(dtype)
     inner = F.adaptive_avg_pool2d(mask, a.roi_size)
     outer = geometry.sample_box(mask, boxes, geometry.centres(wide, side))
-    return remp.memory.write((near, far), (inner, outer))
+    frame = F.avg_pool2d(f.to(dtype), 2, ceil_mode=True)
+    places = geometry.cells(frame.shape[-2:], 2 * STRIDE, f.device).expand(len(boxes), -1, -1, -1)
+    shown = geometry.sample_box(mask, boxes, places)
+    return remp.memory.write((near, far, frame[index]), (inner, outer, shown))
 
 
 def read(

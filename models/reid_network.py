@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,16 +10,53 @@ from models.config import Architecture
 from models.conv5 import conv5
 
 
+class WindowPooling(nn.Module):
+    """A weighted mean over the cells of a RoI with learnt weights, at first high in the middle."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        place = (torch.arange(size) + 0.5) / size - 0.5
+        distance = place[:, None] ** 2 + place**2
+        self.score = nn.Parameter(-distance / (2 * 0.3**2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, m, m) to (N, C)."""
+        weights = torch.softmax(self.score.float().flatten(), 0)
+        return x.flatten(2).float() @ weights
+
+
 class ReIDNetwork(nn.Module):
-    """conv5_x at its own stride 2, global average pooling, one linear layer, L2."""
+    """conv5_x at its own stride 2, global average pooling, one linear layer, L2.
+
+    With the shortcut (an extension, off in the paper's configuration) the linear layer also
+    reads the trunk's own features, pooled: they tell objects apart before anything is
+    learnt, and what conv5_x adds starts from nothing.
+    """
 
     def __init__(self, architecture: Architecture, channels: int) -> None:
         super().__init__()
         a = architecture
         self.conv5 = conv5(channels, a.reid_planes, a.blocks, 2, a.norm)
-        self.project = nn.Linear(4 * a.reid_planes, a.embedding)
+        self.window: WindowPooling | None = None
+        width = 4 * a.reid_planes
+        self.project = nn.Linear(width + (channels if a.reid_shortcut else 0), a.embedding)
+        if a.reid_shortcut:
+            self.window = WindowPooling(a.reid_size)
+            nn.init.orthogonal_(self.project.weight)
+            nn.init.zeros_(self.project.weight[:, :width])
+            nn.init.zeros_(self.project.bias)
+
+    def scene(self, f: Tensor) -> Tensor:
+        """The features f (B, C, h, w) that RoIs are read from.
+
+        With the shortcut less their mean over the frame: what a whole scene shares tells none
+        of its objects apart.
+        """
+        return f if self.window is None else f - f.mean((2, 3), keepdim=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """RoI features (N, C, m, m) to embeddings (N, 256), float32, of length 1."""
+        """RoI features of scene(f) (N, C, m, m) to embeddings (N, 256), float32, of length 1."""
         pooled = self.conv5(x).mean(dim=(2, 3))
+        if self.window is not None:
+            pooled = torch.cat((pooled, self.window(x).to(pooled)), 1)
         return F.normalize(self.project(pooled).float(), dim=1)

@@ -25,7 +25,7 @@ from pipeline.roots import Assignments, SetParameter
 from pipeline.runs import Options, cache_root, find_weights, open_videos, person_error
 from pipeline.settings import convert, describe
 from pipeline.tasks import Step
-from training.settings import TrainSettings, compact, online
+from training.settings import LEARN, TrainSettings, compact, online
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 PLOT_EVERY = 100
 """iterations between two drawings of the losses"""
-JOINT = ("trunk", "mask", "reid", "remp", "remp_plain")
+JOINT = ("trunk", *LEARN["all"])
 """modules of the joint training"""
 FLOW = "medium"
 """preset of DIS; frames of a clip are scaled and pasted, so no cached flow fits them"""
@@ -246,7 +246,7 @@ class TrainDyeNet(OfflineTrainer):
         networks |= self.fresh([name for name in JOINT if name not in networks])
         if self.settings.trunk == "train":
             networks.pop("rpn", None)
-        chosen = {name: networks[name] for name in JOINT}
+        chosen = {name: networks[name] for name in ("trunk", *LEARN[self.settings.learn])}
         return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)
 
 
@@ -262,7 +262,8 @@ class TrainRPN(OfflineTrainer):
         from training.objectives import RPNObjective
 
         networks |= self.fresh(["rpn"] if "rpn" not in networks else [])
-        return RPNObjective({name: networks[name] for name in ("trunk", "rpn")})
+        chosen = {name: networks[name] for name in ("trunk", "rpn")}
+        return RPNObjective(self.chosen(), chosen, self.settings)
 
 
 class TrainMSK(OfflineTrainer):
@@ -340,7 +341,8 @@ class FinetuneOnFirstFrames(Trainer):
     def objective(self, networks: Modules, rows: Mapping[tuple[str, int], int]) -> Objective:
         from training.objectives import DyeNetObjective
 
-        chosen = {name: networks[name] for name in JOINT if name in networks}
+        names = ("trunk", *LEARN[self.settings.learn])
+        chosen = {name: networks[name] for name in names if name in networks}
         if self.settings.trunk == "train":
             networks.pop("rpn", None)
         return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)

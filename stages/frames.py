@@ -359,8 +359,10 @@ def _numbers(values: IndexMask, where: str) -> IndexMask:
     counts = np.bincount(values.ravel(), minlength=256)
     between = counts[1:VOID]
     kinds = int((between > 0).sum())
-    soft = kinds >= 3 and counts[VOID] > between.sum()
-    if kinds > LEVELS or soft:
+    # object numbers leave no gap, or are small; the levels of a soft edge are spread up to white
+    numbered = kinds < VOID - 1 and bool(between[:kinds].all())
+    soft = kinds >= 3 and between[LEVELS:].any() and counts[VOID] > between.sum()
+    if not numbered and (kinds > LEVELS or soft):
         raise BadInput(
             f"{where} has {kinds} grey values between 0 and 255: its edges are antialiased; "
             "cut it at half: Image.open(p).convert('L').point(lambda v: 255 * (v > 127)).save(p)"

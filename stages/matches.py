@@ -30,7 +30,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 2
+VERSION = 3
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]

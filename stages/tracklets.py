@@ -29,7 +29,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 1
+VERSION = 2
 
 Half = npt.NDArray[np.float16]
 

@@ -195,6 +195,15 @@ def test_antialiased_masks_are_refused(tmp_path: Path) -> None:
     assert "JPEG" in mask_error(tmp_path / "m.jpg")
 
 
+@pytest.mark.parametrize("objects", [4, 40])
+def test_grey_numbers_with_much_void_are_numbers(tmp_path: Path, objects: int) -> None:
+    values = np.full(SIZE, 255, np.uint8)
+    values[0, :] = 0
+    values[1:3].flat[:objects] = np.arange(1, objects + 1)
+    Image.fromarray(values).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_index_mask(tmp_path / "m.png", SIZE, "v", "0"), values)
+
+
 def test_an_empty_annotation_is_no_error(tmp_path: Path) -> None:
     path = palette_mask(tmp_path / "m.png", np.zeros(SIZE))
     assert not read_index_mask(path, SIZE, "v", "0").any()

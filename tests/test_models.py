@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from models.backbone import Backbone, Trunk, fold_batch_norms
 from models.config import Architecture
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
+from models.propagation import memorise
+from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.weights import (
     BadWeights,
@@ -335,3 +338,63 @@ def test_refinement_needs_the_fine_features() -> None:
 def test_trunk_makes_fine_features_only_for_refinement() -> None:
     assert Trunk(TINY).f4 is not None
     assert Trunk(Architecture(backbone="resnet18")).f4 is None
+
+
+def test_memory_keeps_the_object_its_surroundings_and_the_frame() -> None:
+    remp = build("remp", TINY)
+    assert isinstance(remp, ReMP)
+    f = torch.rand(1, 256, 15, 11)
+    boxes, index = torch.tensor([[16.0, 24, 56, 88]]), torch.zeros(1, dtype=torch.long)
+    mask = torch.ones(1, 1, TINY.mask_size, TINY.mask_size)
+    memory = memorise(remp, TINY, f, boxes, mask, index)
+    assert memory is not None
+    m = TINY.roi_size
+    near, far = m * m, (m // 2) ** 2
+    assert memory.labels.shape == (1, near + far + 8 * 6)
+    assert memory.labels[0, :near].all()
+    # cells of 16 px whose centre lies in the box
+    want = torch.tensor(
+        [[24 < 16 * r + 8 < 88 and 16 < 16 * c + 8 < 56 for c in range(6)] for r in range(8)]
+    )
+    assert torch.equal(memory.labels[0, near + far :].reshape(8, 6).bool(), want)
+
+
+def test_another_object_of_the_frame_counts_as_rest() -> None:
+    remp = build("remp", TINY)
+    assert isinstance(remp, ReMP)
+    assert remp.memory is not None
+    f = torch.full((1, 256, 40, 40), 0.0)
+    f[:, 0], f[:, 1, :10, :10], f[:, 2, 30:, 30:] = 1.0, 5.0, 5.0
+    boxes, index = torch.tensor([[0.0, 0, 80, 80]]), torch.zeros(1, dtype=torch.long)
+    size = (1, 1, TINY.mask_size, TINY.mask_size)
+    memory = memorise(remp, TINY, f, boxes, torch.ones(size), index)
+    assert memory is not None
+    other = geometry.roi_align(f, torch.tensor([[250.0, 250, 310, 310]]), TINY.roi_size, 8, index)
+    own = geometry.roi_align(f, torch.tensor([[10.0, 10, 70, 70]]), TINY.roi_size, 8, index)
+    assert remp.memory(own, memory)[:, 2].min() > 0.5 > remp.memory(other, memory)[:, 2].max()
+
+
+def test_an_untrained_shortcut_compares_the_pooled_features() -> None:
+    """Up to what a random projection to 256 dimensions adds; conv5_x has no part in it."""
+    network = build("reid", replace(TINY, backbone="mobilenet_v2"))
+    assert isinstance(network, ReIDNetwork)
+    x = torch.randn(40, 448, 8, 8)
+    x[20:] = x[:20] + 0.5 * torch.randn(20, 448, 8, 8)
+    assert network.window is not None
+    weights = torch.softmax(network.window.score.flatten(), 0)
+    pooled = F.normalize((x.flatten(2) * weights).sum(2), dim=1)
+    with torch.no_grad():
+        embedded = network(x)
+    assert (embedded @ embedded.T - pooled @ pooled.T).abs().max() < 0.3
+    twins = (embedded[:20] @ embedded[20:].T).argmax(1)
+    assert torch.equal(twins, torch.arange(20))
+
+
+def test_reid_reads_the_scene_less_its_mean_only_with_the_shortcut() -> None:
+    f = torch.rand(2, 256, 6, 7) + torch.arange(2).view(2, 1, 1, 1)
+    network, plain = build("reid", TINY), build("reid", replace(TINY, reid_shortcut=False))
+    assert isinstance(network, ReIDNetwork)
+    assert isinstance(plain, ReIDNetwork)
+    assert network.scene(f).mean((2, 3)).abs().max() < 1e-5
+    torch.testing.assert_close(network.scene(f)[0, 0, 1, 2], f[0, 0, 1, 2] - f[0, 0].mean())
+    assert torch.equal(plain.scene(f), f)

@@ -96,10 +96,27 @@ def test_lambda_scales_the_mask_losses_alone() -> None:
     torch.testing.assert_close(three["reid"], one["reid"])
 
 
+@pytest.mark.parametrize("name", ["reid", "remp"])
+def test_a_network_alone_learns_as_beside_the_others(name: str) -> None:
+    clip = make_clips()[0]
+    together = joint()(clip)
+    alone = DyeNetObjective(TINY, modules("trunk", name), 4, SETTINGS)
+    alone.networks.load_state_dict(joint().networks.state_dict(), strict=False)
+    losses = alone(clip)
+    assert set(losses) == {name}
+    torch.testing.assert_close(losses[name], together[name])
+
+
+def test_a_frozen_trunk_reads_as_in_inference() -> None:
+    clip = make_clips()[0]
+    for name, loss in joint(replace(SETTINGS, trunk="frozen"))(clip).items():
+        torch.testing.assert_close(loss, joint()(clip)[name], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("objective", "names"),
     [
-        (lambda: RPNObjective(modules("trunk", "rpn")), {"objectness", "boxes"}),
+        (lambda: RPNObjective(TINY, modules("trunk", "rpn"), SETTINGS), {"objectness", "boxes"}),
         (lambda: MSKObjective(modules("msk"), SETTINGS), {"msk"}),
     ],
 )
@@ -120,7 +137,7 @@ def test_the_networks_trained_apart(objective: Callable[[], Objective], names: s
     [
         (lambda: joint(replace(SETTINGS, trunk="frozen")), "remp"),
         (lambda: joint(replace(SETTINGS, trunk="frozen")), "reid"),
-        (lambda: RPNObjective(modules("trunk", "rpn")), "objectness"),
+        (lambda: RPNObjective(TINY, modules("trunk", "rpn"), SETTINGS), "objectness"),
         (lambda: MSKObjective(modules("msk"), SETTINGS), "msk"),
     ],
 )

@@ -87,7 +87,7 @@ def test_mirror_and_colour_keep_clips_consistent(seed: int) -> None:
 @given(st.integers(0, 1000))
 def test_pasted_stills_carry_their_own_flow(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    pasted = place(still(seed + 1), SIZE, rng)
+    pasted = place(still(seed + 1), SIZE, 0.05, rng)
     clip = stack([still(seed), pasted], 0.02, True, rng)
     assert set(np.unique(clip.masks)) <= {0, 1, 2, VOID}
     assert list(clip.labels.values()) == [7, 7]

@@ -99,7 +99,7 @@ class Clips:
         if rng.random() < self.settings.composites:
             donor = self._pick(rng)
             if donor.name != source.name:
-                layers.append(place(self._layer(donor, rng), layer.size, rng))
+                layers.append(place(self._layer(donor, rng), layer.size, self.settings.drift, rng))
                 exact = exact and len(donor) == 1
         clip = colour(flip(stack(layers, self.settings.motion, exact, rng), rng), rng)
         if exact:
@@ -159,10 +159,11 @@ def resize_mask(mask: IndexMask, size: tuple[int, int]) -> IndexMask:
     return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
-def place(layer: Layer, size: tuple[int, int], rng: np.random.Generator) -> Layer:
+def place(layer: Layer, size: tuple[int, int], drift: float, rng: np.random.Generator) -> Layer:
     """A layer that is to be pasted: one of its objects, somewhere in a frame of `size`.
 
-    The same shift and scale hold for all of its frames, so its own motion stays.
+    One scale holds for all of its frames, and a video's object moves on in a straight line
+    besides its own motion, at most `drift` of the shorter side a frame.
     """
     present = object_ids(layer.masks[0])
     if not present:
@@ -172,10 +173,13 @@ def place(layer: Layer, size: tuple[int, int], rng: np.random.Generator) -> Laye
     extent = max(np.ptp(ys), np.ptp(xs)) + 1
     scale = rng.uniform(0.2, 0.5) * min(size) / extent
     middle = rng.uniform(0.2, 0.8, 2) * size[::-1]
+    speed = 0.0 if layer.still else rng.uniform(-drift, drift, 2) * min(size)
     centre = np.array([xs.mean(), ys.mean()]) + 0.5
-    points = ((grid(size) - middle) / scale + centre).astype(np.float32)
+    # in the middle of the clip it is at `middle`
+    begin = middle - speed * (len(layer.frames) - 1) / 2
     frames, masks = [], []
-    for image, mask in zip(layer.frames, layer.masks, strict=True):
+    for t, (image, mask) in enumerate(zip(layer.frames, layer.masks, strict=True)):
+        points = ((grid(size) - begin - speed * t) / scale + centre).astype(np.float32)
         frames.append(look_up(image, points).astype(np.uint8))
         masks.append(look_up_mask(np.where(mask == chosen, chosen, 0).astype(np.uint8), points))
     return Layer(frames, masks, {chosen: layer.labels[chosen]}, layer.still)

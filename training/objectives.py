@@ -7,7 +7,6 @@ one clip into named losses. Everything random in it follows from the clip's numb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from models.backbone import STRIDE, Trunk
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.msk import MSK
+from models.networks import Networks
 from models.oim import OIM, UNLABELLED
 from models.propagation import Recurrence
 from models.reid_network import ReIDNetwork
@@ -74,6 +74,28 @@ class Objective(nn.Module):
         """Called once an iteration with what all processes have seen."""
 
 
+class FrozenTrunk:
+    """A trunk that does not learn, run as it runs in inference; it holds a copy."""
+
+    def __init__(self, architecture: Architecture, trunk: Trunk, precision: str) -> None:
+        trunk.requires_grad_(False)
+        self.architecture, self.source, self.precision = architecture, trunk, precision
+        self._trunk: Trunk | None = None
+
+    def __call__(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """f and f4 in float32 of frames (T, 3, H, W) uint8, one at a time."""
+        if self._trunk is None:
+            device = frames.device.type
+            made = Networks(self.architecture, {"trunk": self.source}, device, self.precision)
+            self._trunk = made.trunk
+        assert self._trunk is not None
+        with torch.no_grad():
+            rows = [self._trunk(frame[None]) for frame in frames]
+        coarse = torch.cat([row[0] for row in rows]).float()
+        fine = [row[1] for row in rows if row[1] is not None]
+        return coarse, torch.cat(fine).float() if fine else None
+
+
 class DyeNetObjective(Objective):
     """The joint loss of section 3.3 on one clip; both kinds of Re-MP learn alike."""
 
@@ -84,37 +106,28 @@ class DyeNetObjective(Objective):
         identities: int,
         settings: TrainSettings,
     ) -> None:
-        """networks: trunk, mask, reid, remp and, to be trained alike, remp_plain."""
+        """networks: trunk and, as they are to be trained, mask, reid, remp, remp_plain."""
         super().__init__()
         self.a, self.settings = architecture, settings
         self.hold(networks)
-        self.oim = OIM(identities, architecture.embedding, settings.queue)
+        self.oim = OIM(identities, architecture.embedding, settings.queue, settings.oim_scale)
         self._seen: list[tuple[Tensor, Tensor]] = []
+        self.frozen: FrozenTrunk | None = None
         if settings.trunk == "frozen":
-            self.trunk.requires_grad_(False)
+            self.frozen = FrozenTrunk(architecture, self.trunk, settings.precision)
 
     @property
     def trunk(self) -> Trunk:
         return self.modules_by_name["trunk"]  # type: ignore[return-value]
 
-    @property
-    def mask(self) -> MaskNetwork:
-        return self.modules_by_name["mask"]  # type: ignore[return-value]
-
-    @property
-    def reid(self) -> ReIDNetwork:
-        return self.modules_by_name["reid"]  # type: ignore[return-value]
-
     def forward(self, clip: Clip) -> Losses:
-        """The losses `reid`, `mask`, `remp` and, if it is there, `remp_plain`."""
+        """The losses of the networks that are there: `reid`, `mask`, `remp`, `remp_plain`."""
         device = next(self.parameters()).device
         random = torch.Generator().manual_seed(clip.number)
         frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
         masks = torch.from_numpy(clip.masks).to(device)
         flow = torch.from_numpy(clip.to_previous).to(device)
-        with torch.no_grad() if self.settings.trunk == "frozen" else nullcontext():
-            coarse, fine = self.trunk(frames)
-        coarse, fine = coarse.float(), None if fine is None else fine.float()
+        coarse, fine = self._features(frames)
         losses = self._reid_and_mask(clip, coarse, masks, random)
         for name in ("remp", "remp_plain"):
             if name in self.modules_by_name:
@@ -122,32 +135,54 @@ class DyeNetObjective(Objective):
                 loss = self._remp(name, clip, coarse, fine, masks, flow, random)
                 losses[name] = self.settings.mask_weight * loss
                 random.set_state(state)
-        losses["reid"] = losses["reid"] + self.touch().to(device)
+        some = next(iter(losses))
+        losses[some] = losses[some] + self.touch().to(device)
         return losses
+
+    def _features(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
+        """f and f4 in float32."""
+        if self.frozen is not None:
+            return self.frozen(frames)
+        coarse, fine = self.trunk(frames)
+        return coarse.float(), None if fine is None else fine.float()
 
     def _reid_and_mask(
         self, clip: Clip, coarse: Tensor, masks: Tensor, random: torch.Generator
     ) -> Losses:
         """L_reid and L_mask over jittered boxes of every object in every frame."""
+        losses: Losses = {}
         boxes, index, numbers = jittered_boxes(masks, clip.labels, self.settings, random)
-        rows = torch.tensor([clip.labels.get(n, UNLABELLED) for n in numbers])
-        if not len(boxes):
-            zero = coarse.new_zeros(())
-            return {"reid": zero, "mask": zero}
-        like = self.reid.project.weight
-        small = geometry.roi_align(coarse, boxes, self.a.reid_size, STRIDE, index)
-        embeddings = self.reid(small.to(like))
+        if "reid" in self.modules_by_name:
+            rows = [clip.labels[n] if n >= 0 else UNLABELLED for n in numbers]
+            losses["reid"] = self._reid(coarse, boxes, index, torch.tensor(rows))
+        if "mask" in self.modules_by_name:
+            inside = torch.tensor([n >= 0 for n in numbers], dtype=torch.bool)
+            own = torch.tensor(numbers)[inside].to(boxes.device)
+            loss = self._mask(coarse, masks, boxes[inside], index[inside], own)
+            losses["mask"] = self.settings.mask_weight * loss
+        return losses
+
+    def _reid(self, coarse: Tensor, boxes: Tensor, index: Tensor, rows: Tensor) -> Tensor:
+        if not len(rows):
+            return coarse.new_zeros(())
+        network: ReIDNetwork = self.modules_by_name["reid"]  # type: ignore[assignment]
+        scene = network.scene(coarse)
+        small = geometry.roi_align(scene, boxes, self.a.reid_size, STRIDE, index)
+        embeddings = network(small.to(network.project.weight))
         rows = rows.to(boxes.device)
         self._seen.append((embeddings.detach(), rows))
-        inside = rows >= 0
-        if not inside.any():
-            return {"reid": self.oim(embeddings, rows), "mask": coarse.new_zeros(())}
-        own = torch.tensor(numbers, device=boxes.device)[inside]
-        x = geometry.roi_align(coarse, boxes[inside], self.a.roi_size, STRIDE, index[inside])
-        logits = self.mask(x.to(like))
-        target, weight = targets(masks, own, boxes[inside], index[inside], self.a.roi_size)
-        loss = self.settings.mask_weight * pixel_loss(logits, target, weight)
-        return {"reid": self.oim(embeddings, rows), "mask": loss}
+        return self.oim(embeddings, rows)
+
+    def _mask(
+        self, coarse: Tensor, masks: Tensor, boxes: Tensor, index: Tensor, own: Tensor
+    ) -> Tensor:
+        if not len(own):
+            return coarse.new_zeros(())
+        network: MaskNetwork = self.modules_by_name["mask"]  # type: ignore[assignment]
+        x = geometry.roi_align(coarse, boxes, self.a.roi_size, STRIDE, index)
+        logits = network(x.to(network.predict.weight))
+        target, weight = targets(masks, own, boxes, index, self.a.roi_size)
+        return pixel_loss(logits, target, weight)
 
     def _remp(
         self,
@@ -201,11 +236,16 @@ class DyeNetObjective(Objective):
 class RPNObjective(Objective):
     """torchvision's losses for the proposal network on the final, frozen trunk."""
 
-    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        networks: Mapping[str, nn.Module],
+        settings: TrainSettings,
+    ) -> None:
         """networks: trunk and rpn."""
         super().__init__()
         self.hold(networks)
-        self.trunk.requires_grad_(False)
+        self.frozen = FrozenTrunk(architecture, self.trunk, settings.precision)
 
     @property
     def trunk(self) -> Trunk:
@@ -220,10 +260,9 @@ class RPNObjective(Objective):
         device = next(self.parameters()).device
         frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
         masks = torch.from_numpy(clip.masks).to(device)
-        with torch.no_grad():
-            coarse, _ = self.trunk(frames)
+        coarse, _ = self.frozen(frames)
         size = (frames.shape[2], frames.shape[3])
-        anchors, logits, deltas = self.rpn.outputs(coarse.float(), size)
+        anchors, logits, deltas = self.rpn.outputs(coarse, size)
         none = torch.zeros((0, 4), device=device)
         truth = [
             {"boxes": torch.cat([none, *boxes_of(mask, clip.labels).values()])} for mask in masks

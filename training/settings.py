@@ -6,6 +6,13 @@ from dataclasses import dataclass
 
 from stages.settings import Checked, setting
 
+LEARN = {
+    "all": ("mask", "reid", "remp", "remp_plain"),
+    "reid": ("reid",),
+    "remp": ("remp", "remp_plain"),
+}
+"""modules of the joint training by the setting `learn`"""
+
 
 @dataclass(frozen=True)
 class TrainSettings(Checked):
@@ -25,6 +32,10 @@ class TrainSettings(Checked):
         0.0, "decay of the running mean of the weights that is saved; 0: the last weights", low=0.0
     )
     mask_weight: float = setting(1.0, "lambda, the weight of L_mask and L_remp", low=0.0)
+    learn: str = setting(
+        "all", "networks that learn: all together, or some alone", choices=tuple(LEARN)
+    )
+    oim_scale: float = setting(10.0, "1 / temperature of the OIM loss", low=0.1)
     trunk: str = setting("train", "whether the trunk learns", choices=("train", "frozen"))
     precision: str = setting("fp32", "of the forward pass", choices=("fp32", "bf16"))
     gap: int = setting(4, "frames between two frames of a clip, at most", low=1)
@@ -33,6 +44,9 @@ class TrainSettings(Checked):
     stills: float = setting(0.3, "share of clips drawn from still images", low=0.0, high=1.0)
     composites: float = setting(
         0.3, "share of clips with objects of another source pasted in", low=0.0, high=1.0
+    )
+    drift: float = setting(
+        0.05, "speed of a pasted object at most, share of the shorter side a frame", low=0.0
     )
     motion: float = setting(0.1, "size of the random motion of stills, share of a side", low=0.0)
     objects: int = setting(3, "objects of a clip that Re-MP follows, at most", low=1)
