@@ -63,6 +63,7 @@ class Proposals:
 
     def __init__(self, proposals: Reader, embeddings: Reader | None = None) -> None:
         self._boxes = proposals["boxes"][:]
+        self._objectness = proposals["objectness"][:]
         self._offsets = proposals["offsets"][:]
         self._vectors = None if embeddings is None else embeddings["vectors"][:]
 
@@ -71,6 +72,9 @@ class Proposals:
 
     def boxes(self, j: int) -> Float32:
         return self._boxes[self._rows(j)]
+
+    def objectness(self, j: int) -> Float32:
+        return self._objectness[self._rows(j)]
 
     def embeddings(self, j: int) -> Float32:
         assert self._vectors is not None

@@ -173,9 +173,15 @@ def retrieve(
     """The best proposal of frame j for each object, where similar enough.
 
     gallery: templates (K, 256) by object, ascending. A proposal belongs to the object that
-    it is most similar to. Objects whose mask is given in frame j are left out.
+    it is most similar to. Of those similar enough, objectness has a say in which is best:
+    a part of an object may resemble the template no less than the whole. Objects whose mask
+    is given in frame j are left out.
     """
-    vectors, boxes = proposals.embeddings(j), proposals.boxes(j)
+    vectors, boxes, objectness = (
+        proposals.embeddings(j),
+        proposals.boxes(j),
+        proposals.objectness(j),
+    )
     if not len(vectors):
         return []
     similarity = np.stack([(vectors @ k.T).max(1) for k in gallery.values()])
@@ -183,10 +189,10 @@ def retrieve(
     given = object_ids(first_masks[j]) if j in first_masks else []
     found = []
     for row, i in enumerate(gallery):
-        mine = np.where(nearest == row, similarity[row], -np.inf)
-        best = int(mine.argmax())
-        if i not in given and mine[best] > settings.rho_reid:
-            found.append(Candidate(i, float(mine[best]), boxes[best]))
+        mine = np.flatnonzero((nearest == row) & (similarity[row] > settings.rho_reid))
+        if i not in given and len(mine):
+            best = mine[(similarity[row] + settings.objectness * objectness)[mine].argmax()]
+            found.append(Candidate(i, float(similarity[row, best]), boxes[best]))
     return found
 
 

@@ -65,6 +65,12 @@ class MatchesSettings(Checked):
     rho_reid: float = setting(
         0.7, "cosine similarity above which a proposal is kept", low=-1.0, high=1.0
     )
+    objectness: float = setting(
+        0.2,
+        "weight of objectness where an object's best proposal is chosen; 0: by similarity alone, "
+        "as in the paper",
+        low=0.0,
+    )
     templates: int = setting(20, "templates added an object and iteration, at most", low=0)
     template_gap: int = setting(3, "frames between two added templates of an object", low=1)
 

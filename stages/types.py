@@ -53,6 +53,9 @@ class ProposalReader(Protocol):
     def boxes(self, j: int) -> npt.NDArray[np.float32]:
         """b_j: (M_j, 4) float32 xyxy px."""
 
+    def objectness(self, j: int) -> npt.NDArray[np.float32]:
+        """(M_j,) float32 in 0..1."""
+
     def embeddings(self, j: int) -> npt.NDArray[np.float32]:
         """(M_j, 256) float32, L2-normalised."""
 

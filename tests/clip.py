@@ -79,10 +79,14 @@ class Proposals:
     """A ProposalReader over lists."""
 
     boxed: list[np.ndarray]
+    scores: list[np.ndarray]
     vectors: list[np.ndarray]
 
     def boxes(self, j: int) -> np.ndarray:
         return self.boxed[j]
+
+    def objectness(self, j: int) -> np.ndarray:
+        return self.scores[j]
 
     def embeddings(self, j: int) -> np.ndarray:
         return self.vectors[j]
@@ -143,10 +147,11 @@ def make_clip() -> Clip:
     images = [image for image, _ in drawn]
     reader = Features(list(features(images, networks)))
     found = list(proposals(reader, SIZE, networks, ProposalsSettings(per_frame=12)))
-    boxes = [b for b, _ in found]
+    boxes, scores = [b for b, _ in found], [s for _, s in found]
     vectors = list(embeddings(reader, lambda j: boxes[j], networks))
     fields = Flow(list(flow(images, FlowSettings())))
-    return Clip(networks, images, [m for _, m in drawn], reader, fields, Proposals(boxes, vectors))
+    offered = Proposals(boxes, scores, vectors)
+    return Clip(networks, images, [m for _, m in drawn], reader, fields, offered)
 
 
 def same(a: Tracklet, b: Tracklet) -> bool:

@@ -247,15 +247,22 @@ def expanded(
 
 
 def retrieved(
-    vectors: Any, gallery: Mapping[int, list[Any]], given: Sequence[int], rho: float
+    vectors: Any,
+    objectness: Any,
+    gallery: Mapping[int, list[Any]],
+    given: Sequence[int],
+    rho: float,
+    weight: float,
 ) -> list[tuple[int, int, float]]:
     """(object, proposal, similarity) of one frame."""
     best: dict[int, tuple[int, float]] = {}
+    ranks: dict[int, float] = {}
     for n, vector in enumerate(vectors):
         scores = {i: max(cosine(vector, t) for t in ts) for i, ts in gallery.items()}
         winner = max(sorted(scores), key=lambda i: scores[i])
-        if scores[winner] > rho and scores[winner] > best.get(winner, (0, -2.0))[1]:
-            best[winner] = (n, scores[winner])
+        rank = scores[winner] + weight * objectness[n]
+        if scores[winner] > rho and rank > ranks.get(winner, -2.0):
+            best[winner], ranks[winner] = (n, scores[winner]), rank
     return [(i, n, s) for i, (n, s) in sorted(best.items()) if i not in given]
 
 

@@ -105,7 +105,8 @@ def naive(clip: Clip, rho: float, templates: dict[int, list[np.ndarray]]) -> lis
     starts = []
     for j in range(FRAMES):
         known = [1, 3] if j == 0 else []
-        rows = reference.retrieved(clip.proposals.embeddings(j), templates, known, rho)
+        found = clip.proposals.embeddings(j), clip.proposals.objectness(j)
+        rows = reference.retrieved(*found, templates, known, rho, MatchesSettings().objectness)
         for i, n, similarity in rows:
             box = clip.proposals.boxes(j)[n]
             mask = clip.networks.masks(clip.features.coarse(j), box[None])[0]
@@ -229,18 +230,21 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 999), st.integers(0, 9), st.floats(-1, 1))
-def test_retrieval_equals_the_loop(seed: int, count: int, rho: float) -> None:
+@given(st.integers(0, 999), st.integers(0, 9), st.floats(-1, 1), st.sampled_from([0.0, 0.2, 1.0]))
+def test_retrieval_equals_the_loop(seed: int, count: int, rho: float, weight: float) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit(rng, count)
     gallery = {i: unit(rng, int(rng.integers(1, 4))) for i in (2, 4, 7)}
     index = np.zeros((4, 4), np.uint8)
     index[0, 0] = 4
-    reader = Proposals([np.arange(count * 4, dtype=np.float32).reshape(-1, 4)], [vectors])
+    objectness = rng.random(count).astype(np.float32)
+    boxes = np.arange(count * 4, dtype=np.float32).reshape(-1, 4)
+    reader = Proposals([boxes], [objectness], [vectors])
     known = {0: index} if seed % 2 else {}
-    found = retrieve(0, reader, gallery, known, MatchesSettings(rho_reid=rho))
+    chosen = MatchesSettings(rho_reid=rho, objectness=weight)
+    found = retrieve(0, reader, gallery, known, chosen)
     lists = {i: list(t) for i, t in gallery.items()}
-    expected = reference.retrieved(vectors, lists, [4] if known else [], rho)
+    expected = reference.retrieved(vectors, objectness, lists, [4] if known else [], rho, weight)
     assert [(c.object_id, int(c.box[0]) // 4) for c in found] == [(i, n) for i, n, _ in expected]
     for c, (_, _, similarity) in zip(found, expected, strict=True):
         assert c.similarity == pytest.approx(similarity, abs=1e-5)
