@@ -66,7 +66,7 @@ class MatchesSettings(Checked):
         0.7, "cosine similarity above which a proposal is kept", low=-1.0, high=1.0
     )
     objectness: float = setting(
-        0.2,
+        0.1,
         "weight of objectness where an object's best proposal is chosen; 0: by similarity alone, "
         "as in the paper",
         low=0.0,
@@ -93,9 +93,10 @@ class TubesSettings(Checked):
     """Linking (section 3.2) and the offer of templates (section 3.3)."""
 
     linking: str = setting(
-        "layered",
-        "order of linking: similarity (the paper's), iteration then similarity, or nearest in time",
-        choices=("greedy", "layered", "ownership"),
+        "consensus",
+        "who owns a frame: the most similar (the paper's), the nearest in time, or the one that "
+        "the others bear out",
+        choices=("greedy", "ownership", "consensus"),
     )
     contradiction: float = setting(
         0.5, "IoU that separates agreeing from contradicting tracklets", low=0.0, high=1.0

@@ -7,39 +7,45 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from stages import consensus
 from stages.boxmask import iou, merge, object_ids, paste, tight
 from stages.settings import TubesSettings
 from stages.starts import rank
 from stages.types import Box, IndexMask, Linking, Offers, Probability, Tracklet
 
-VERSION = 1
+VERSION = 3
 
 
 def link(
     tracklets: Sequence[Tracklet], frames: int, size: tuple[int, int], settings: TubesSettings
 ) -> Linking:
-    """Merge tracklets into tubes, greedily down an order.
+    """Which tracklet owns each object in each frame.
 
-    The order is descending similarity (`greedy`, the paper's), or iteration by iteration
-    and within each by similarity (`layered`): similarity to a template that was itself
-    found is worth less, so what an earlier iteration settled stays.
-
-    frames: T. size: (H, W) px. The best tracklet of an object starts its tube, and a given
-    one always belongs to it. Any other is merged unless it contradicts: its mean IoU over
-    shared frames with its own object's tube is below settings.contradiction, or with
-    another object's tube above it. A contradictory tracklet is dropped wholly. On shared
-    frames the higher order keeps its mask; with `ownership` the order is the paper's and a
-    frame belongs to the merged tracklet whose start is nearest in time, weighted by
-    similarity.
+    frames: T. size: (H, W) px. `greedy` is the paper's rule, down the order of similarity.
+    The best tracklet of an object starts its tube, and a given one always belongs to it. Any
+    other is merged unless it contradicts: its mean IoU over shared frames with its own
+    object's tube is below settings.contradiction, or with another object's tube above it. A
+    contradictory tracklet is dropped wholly. On shared frames the higher order keeps its
+    mask; with `ownership` the merged tracklet whose start is nearest in time, weighted by
+    similarity. `consensus`: see stages/consensus.py.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
+    if settings.linking == "consensus":
+        owner = consensus.owners(tracklets, objects, frames, size)
+        return Linking(objects, owner, np.isin(np.arange(len(tracklets)), owner))
+    return _greedy(tracklets, objects, frames, size, settings)
+
+
+def _greedy(
+    tracklets: Sequence[Tracklet],
+    objects: tuple[int, ...],
+    frames: int,
+    size: tuple[int, int],
+    settings: TubesSettings,
+) -> Linking:
     owner = np.full((len(objects), frames), -1, np.int32)
     merged = np.zeros(len(tracklets), np.bool_)
-    layered = settings.linking == "layered"
-    order = sorted(
-        range(len(tracklets)),
-        key=lambda n: (tracklets[n].iteration if layered else 0, rank(tracklets[n].start)),
-    )
+    order = sorted(range(len(tracklets)), key=lambda n: rank(tracklets[n].start))
     for n in order:
         row = objects.index(tracklets[n].start.object_id)
         sure = tracklets[n].start.given or not (owner[row] >= 0).any()

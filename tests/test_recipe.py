@@ -139,7 +139,7 @@ def test_unknown_settings(text: str, message: str) -> None:
         ("proposals.per_frame", "many", "must be an integer, 1 to 1000"),
         ("proposals.per_frame", "0", "must be an integer, 1 to 1000"),
         ("matches.rho_reid", "nan", "must be a number, -1 to 1"),
-        ("tubes.linking", "best", "must be one of greedy, layered, ownership"),
+        ("tubes.linking", "best", "must be one of greedy, ownership, consensus"),
         ("run.variant", "dyanet", "must be one of dyenet, remp"),
     ],
 )

@@ -62,7 +62,7 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
 @settings(max_examples=60, deadline=None)
 @given(
     tracks(),
-    st.sampled_from(["greedy", "layered", "ownership"]),
+    st.sampled_from(["greedy", "ownership", "consensus"]),
     st.sampled_from([0.31, 0.5, 0.83]),
 )
 def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float) -> None:
@@ -73,17 +73,20 @@ def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float)
     assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
 
 
-def test_layered_keeps_what_an_earlier_iteration_settled() -> None:
-    here, away = [(2.0, 2.0)] * 3, [(30.0, 20.0)] * 3
+def test_consensus_overrules_a_tracklet_that_has_drifted() -> None:
+    here, away = [(2.0, 2.0)] * FRAMES, [(2.0, 2.0), *[(18.0, 12.0)] * (FRAMES - 1)]
     items = [
-        track(1, 0, 1.0, 0, [(2.0, 2.0)], given=True),
-        track(1, 3, 0.8, 2, here, iteration=1),
-        track(1, 3, 0.95, 2, away, iteration=2),
+        track(1, 0, 1.0, 0, away, given=True),
+        track(1, 3, 0.8, 1, here[1:]),
+        track(1, 4, 0.8, 1, here[1:]),
+        track(1, 2, 0.8, 1, here[1:]),
     ]
-    layered = link(items, FRAMES, SIZE, TubesSettings(linking="layered"))
-    assert layered.owner.tolist() == [[0, -1, 1, 1, 1]]
+    consensus = link(items, FRAMES, SIZE, TubesSettings(linking="consensus"))
+    assert consensus.owner[0, 0] == 0 and 0 not in consensus.owner[0, 2:]
     greedy = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
-    assert greedy.owner.tolist() == [[0, -1, 2, 2, 2]]
+    assert greedy.owner.tolist() == [[0] * FRAMES]
+    alone = link(items[:2], FRAMES, SIZE, TubesSettings(linking="consensus"))
+    assert alone.owner[0, 1] == 0
 
 
 def test_greedy_keeps_the_higher_order_and_ownership_the_nearer() -> None:
@@ -101,7 +104,9 @@ def test_contradictions() -> None:
     away = track(1, 2, 0.9, 2, [(12.0, 0.0)] * 2)
     theirs = track(1, 2, 0.85, 2, [(17.0, 12.0)] * 2)
     agrees = track(1, 2, 0.8, 2, [(1.0, 0.0)] * 2)
-    linking = link([agrees, theirs, away, other, first], FRAMES, SIZE, TubesSettings())
+    linking = link(
+        [agrees, theirs, away, other, first], FRAMES, SIZE, TubesSettings(linking="greedy")
+    )
     assert linking.merged.tolist() == [True, False, False, True, True]
     assert linking.owner.tolist() == [[4] * 5, [3] * 5]
 
@@ -111,7 +116,7 @@ def test_what_shares_no_frame_does_not_contradict() -> None:
         track(1, 0, 1.0, 0, [(0.0, 0.0)] * 2, given=True),
         track(1, 3, 0.8, 3, [(15.0, 10.0)] * 2),
     ]
-    linking = link(items, FRAMES, SIZE, TubesSettings())
+    linking = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
     assert linking.owner.tolist() == [[0, 0, -1, 1, 1]]
 
 
@@ -120,7 +125,7 @@ def test_a_given_mask_always_belongs_to_its_tube() -> None:
         track(1, 0, 1.0, 0, [(0.0, 0.0)] * 4, given=True),
         track(1, 3, 1.0, 2, [(15.0, 10.0)] * 3, given=True),
     ]
-    linking = link(items, FRAMES, SIZE, TubesSettings())
+    linking = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
     assert linking.merged.all()
     assert linking.owner.tolist() == [[0, 0, 0, 0, 1]]
 
