@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 CHANNELS = 3
 FLOOR = 1e-9
+BLOCK = 64
 
 
 class Memory(NamedTuple):
@@ -54,7 +55,10 @@ class AppearanceMemory(nn.Module):
         the rest, and the label read by softmax over all cells.
         """
         sharpness = self.sharpness.exp()
-        cosines = self.keys(x).transpose(1, 2) @ memory.keys
+        count = memory.keys.shape[-1]
+        # whole blocks of cells round alike on any number of threads
+        padded = F.pad(memory.keys, (0, -count % BLOCK))
+        cosines = (self.keys(x).transpose(1, 2) @ padded)[..., :count]
         weights = torch.exp(sharpness * (cosines.float() - 1))
         # one product gives the mass of both sides; its logarithm is a soft maximum
         sides = torch.stack((memory.labels, 1 - memory.labels), 2)
