@@ -75,11 +75,11 @@ def open_sources(data: str, held_out: Iterable[str], cache: Path) -> list[VideoS
         for part in filter(None, data.split(","))
         for video in _videos(part, cache)
     ]
-    names = {source.name for source in sources}
-    unknown = sorted(set(held_out) - names)
+    left_out = set(held_out)
+    unknown = sorted(left_out - {source.name for source in sources})
     if unknown:
         raise UserError(f"--held-out {unknown[0]}: --data {data} has no such video")
-    kept = [source for source in sources if source.name not in set(held_out)]
+    kept = [source for source in sources if source.name not in left_out]
     if not kept:
         raise UserError(f"--data {data}: nothing to train on; give layout:folder[:split]")
     return _checked(kept)

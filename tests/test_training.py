@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,8 @@ import torch.nn.functional as F
 from models import geometry
 from models.config import Architecture
 from models.weights import build, read_header
+from pipeline.errors import UserError
+from pipeline.sources import open_sources
 from stages.boxmask import VOID
 from tests.clip import draw
 from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
@@ -249,6 +252,21 @@ def test_remp_loss_is_that_of_the_unrolled_recurrence() -> None:
             want = geometry.roi_align(inside[t : t + 1], state.boxes, TINY.mask_size, 1, zero)
             losses.append(F.binary_cross_entropy_with_logits(state.logits, want))
     torch.testing.assert_close(got, torch.stack(losses).mean())
+
+
+def test_held_out_videos_are_left_out(tmp_path: Path) -> None:
+    """However the names come: a command hands over an iterator, which is read once."""
+    for folder in ("images", "masks"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        image, mask = draw(0)
+        cv2.imwrite(str(tmp_path / "photos/images" / f"{name}.jpg"), image)
+        cv2.imwrite(str(tmp_path / "photos/masks" / f"{name}.png"), mask)
+    data = f"stills:{tmp_path / 'photos'}"
+    kept = open_sources(data, filter(None, ["photos-a", "", "photos-c"]), tmp_path)
+    assert [source.name for source in kept] == ["photos-b"]
+    with pytest.raises(UserError, match="photos-d"):
+        open_sources(data, iter(["photos-d"]), tmp_path)
 
 
 # --- the loop ----------------------------------------------------------------------
