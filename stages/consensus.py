@@ -19,7 +19,7 @@ from stages.types import Tracklet
 
 AGREEMENT = 0.5
 """weight of the agreement with an object's tracklets: for its own, against for another's"""
-GIVEN = 0.1
+GIVEN = 0.2
 """head start of the tracklet of a given mask"""
 REACH = 10.0
 """frames from its start over which a tracklet's word falls by the factor e"""

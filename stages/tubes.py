@@ -13,7 +13,7 @@ from stages.settings import TubesSettings
 from stages.starts import rank
 from stages.types import Box, IndexMask, Linking, Offers, Probability, Tracklet
 
-VERSION = 3
+VERSION = 4
 
 
 def link(

@@ -247,7 +247,7 @@ def agreed(
         own = agreement.pop(owner[n])
         cells = [v / 255 for v in tracklets[n].masks[j - tracklets[n].first].flat if v > 127]
         believed[n] = sum(cells) / len(cells) + 0.5 * (own - max(agreement.values(), default=0))
-        believed[n] += 0.1 * tracklets[n].start.given
+        believed[n] += 0.2 * tracklets[n].start.given
     taken: dict[int, int] = {}
     for n in sorted(here, key=lambda n: -round(believed[n], 7)):
         rivals = [overlap(seen[n], seen[m]) for m in taken.values()]
