@@ -17,6 +17,7 @@ from torch import Tensor, nn
 CHANNELS = 3
 FLOOR = 1e-9
 BLOCK = 64
+"""cells that a matrix product takes together"""
 
 
 class Memory(NamedTuple):

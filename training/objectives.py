@@ -110,7 +110,7 @@ class DyeNetObjective(Objective):
         super().__init__()
         self.a, self.settings = architecture, settings
         self.hold(networks)
-        self.oim = OIM(identities, architecture.embedding, settings.queue, settings.oim_scale)
+        self.oim = OIM(identities, architecture.embedding, settings.queue)
         self._seen: list[tuple[Tensor, Tensor]] = []
         self.frozen: FrozenTrunk | None = None
         if settings.trunk == "frozen":

@@ -35,7 +35,6 @@ class TrainSettings(Checked):
     learn: str = setting(
         "all", "networks that learn: all together, or some alone", choices=tuple(LEARN)
     )
-    oim_scale: float = setting(10.0, "1 / temperature of the OIM loss", low=0.1)
     trunk: str = setting("train", "whether the trunk learns", choices=("train", "frozen"))
     precision: str = setting("fp32", "of the forward pass", choices=("fp32", "bf16"))
     gap: int = setting(4, "frames between two frames of a clip, at most", low=1)
