@@ -1,9 +1,10 @@
-"""Appearance memory: what the starting frame looks like, compared cell by cell.
+"""Appearance memory: what an object and its surroundings look like, compared cell by cell.
 
-An extension, off in the paper's configuration. The hidden state forgets; the starting
-frame does not. Every cell of a new RoI is compared with the cells of the starting
-frame, those of the object and those of its surroundings, and N_R receives how well
-each side matches.
+An extension, off in the paper's configuration. The hidden state forgets; the memory does
+not. Every cell of a new RoI is compared with remembered cells of the object and of all
+else, and N_R receives how well each side matches. The starting frame stays for ever. Of
+later frames the memory holds the last one and, further back, one in EVERY, the oldest
+going first, so that it follows an object that turns and grows without losing its origin.
 """
 
 from __future__ import annotations
@@ -18,15 +19,27 @@ CHANNELS = 3
 FLOOR = 1e-9
 BLOCK = 64
 """cells that a matrix product takes together"""
+EVERY = 5
+"""frames between two that stay"""
+STAY = 6
+"""later frames that stay, besides the last one"""
+SURE = 0.8
+"""probability from which a predicted cell counts for a side"""
 
 
 class Memory(NamedTuple):
-    """Cells of the starting frame."""
+    """Remembered cells of N objects."""
 
     keys: Tensor
-    """(N, K, L), unit length over K"""
-    labels: Tensor
-    """(N, L) 1 where the object, 0 where not"""
+    """(N, K, L) of the starting frame, unit length over K"""
+    sides: Tensor
+    """(N, L, 2) 1 where a cell counts for the object, and 1 where for the rest"""
+    later_keys: Tensor
+    """(N, K, (1 + STAY) * (m // 2) ** 2): of the last frame, then of those that stay"""
+    later_sides: Tensor
+    """(N, (1 + STAY) * (m // 2) ** 2, 2), zero while there is no such frame"""
+    age: Tensor
+    """(N,) frames since the starting frame"""
 
 
 class AppearanceMemory(nn.Module):
@@ -43,10 +56,43 @@ class AppearanceMemory(nn.Module):
         return F.normalize(self.project(x).float().flatten(2), dim=1)
 
     def write(self, xs: tuple[Tensor, ...], labels: tuple[Tensor, ...]) -> Memory:
-        """RoI features (N, C, m, m) and masks (N, 1, m, m) of several RoIs of one frame."""
+        """The starting frame: features (N, C, m, m) and masks (N, 1, m, m) of several RoIs.
+
+        The first is the object's own, whose size is that of all later ones.
+        """
+        keys = torch.cat([self.keys(x) for x in xs], 2)
+        inside = torch.cat([(label > 0.5).float().flatten(1) for label in labels], 1)
+        count = (1 + STAY) * (xs[0].shape[-1] // 2) ** 2
         return Memory(
-            torch.cat([self.keys(x) for x in xs], 2),
-            torch.cat([(label > 0.5).float().flatten(1) for label in labels], 1),
+            keys,
+            torch.stack((inside, 1 - inside), 2),
+            keys.new_zeros((*keys.shape[:2], count)),
+            keys.new_zeros((len(keys), count, 2)),
+            torch.zeros(len(keys), dtype=torch.long, device=keys.device),
+        )
+
+    def follow(self, memory: Memory, x: Tensor, probability: Tensor) -> Memory:
+        """Take in the next frame: its RoI features (N, C, m, m) and mask (N, 1, s, s).
+
+        At half the resolution, and only cells whose side is sure.
+        """
+        side = x.shape[-1] // 2
+        keys = self.keys(F.adaptive_avg_pool2d(x, side))
+        p = F.adaptive_avg_pool2d(probability.detach().float(), side).flatten(1)
+        sides = torch.stack((p > SURE, p < 1 - SURE), 2).to(memory.sides)
+        age = memory.age + 1
+        stays = age % EVERY == 0
+
+        def shift(old: Tensor, new: Tensor, dim: int) -> Tensor:
+            cells = side * side
+            _, past = old.split((cells, STAY * cells), dim)
+            newer = torch.cat((new, past.narrow(dim, 0, (STAY - 1) * cells)), dim)
+            return torch.cat((new, torch.where(stays[:, None, None], newer, past)), dim)
+
+        return memory._replace(
+            later_keys=shift(memory.later_keys, keys, 2),
+            later_sides=shift(memory.later_sides, sides, 1),
+            age=age,
         )
 
     def forward(self, x: Tensor, memory: Memory) -> Tensor:
@@ -56,13 +102,14 @@ class AppearanceMemory(nn.Module):
         the rest, and the label read by softmax over all cells.
         """
         sharpness = self.sharpness.exp()
-        count = memory.keys.shape[-1]
+        keys = torch.cat((memory.keys, memory.later_keys), 2)
+        sides = torch.cat((memory.sides, memory.later_sides), 1)
+        count = keys.shape[-1]
         # whole blocks of cells round alike on any number of threads
-        padded = F.pad(memory.keys, (0, -count % BLOCK))
+        padded = F.pad(keys, (0, -count % BLOCK))
         cosines = (self.keys(x).transpose(1, 2) @ padded)[..., :count]
         weights = torch.exp(sharpness * (cosines.float() - 1))
         # one product gives the mass of both sides; its logarithm is a soft maximum
-        sides = torch.stack((memory.labels, 1 - memory.labels), 2)
         mass = (weights @ sides).float() + FLOOR
         best = 1 + mass.log() / sharpness
         read = mass[..., :1] / mass.sum(2, keepdim=True)

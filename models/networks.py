@@ -259,15 +259,8 @@ def areas(parts: Sequence[Recurrence]) -> Array:
 
 def join(parts: Sequence[Recurrence]) -> Recurrence:
     """One recurrence over all objects of several."""
-    memories = [p.memory for p in parts]
-    memory = (
-        None
-        if memories[0] is None
-        else Memory(
-            torch.cat([m.keys for m in memories if m is not None]),
-            torch.cat([m.labels for m in memories if m is not None]),
-        )
-    )
+    memories = [p.memory for p in parts if p.memory is not None]
+    memory = Memory(*map(torch.cat, zip(*memories, strict=True))) if memories else None
     return Recurrence(
         torch.cat([p.boxes for p in parts]),
         torch.cat([p.hidden for p in parts]),
@@ -288,9 +281,7 @@ def split(joined: Recurrence) -> list[Recurrence]:
             joined.boxes[i : i + 1],
             joined.hidden[i : i + 1],
             joined.mask[i : i + 1],
-            None
-            if joined.memory is None
-            else Memory(joined.memory.keys[i : i + 1], joined.memory.labels[i : i + 1]),
+            None if joined.memory is None else Memory(*(row[i : i + 1] for row in joined.memory)),
             joined.alive[i : i + 1],
             row(joined.logits, i),
             row(joined.attention, i),

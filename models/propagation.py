@@ -120,11 +120,14 @@ def step(
     mask = geometry.warp(state.mask, state.boxes, boxes, a.mask_size, flow, index)
     x, thin = read(a, f, fine, boxes, index, weight)
     out = remp(hidden.to(weight), x, mask, thin, state.memory)
+    probability, memory = torch.sigmoid(out.logits), state.memory
+    if remp.memory is not None and memory is not None:
+        memory = remp.memory.follow(memory, x, probability)
     return Recurrence(
         boxes,
         out.hidden,
-        torch.sigmoid(out.logits),
-        state.memory,
+        probability,
+        memory,
         state.alive & found,
         out.logits,
         out.attention,

@@ -29,7 +29,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 2
+VERSION = 3
 
 Half = npt.NDArray[np.float16]
 

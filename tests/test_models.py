@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torchvision.models import resnet18
 
 from models import geometry
 from models.backbone import Backbone, Trunk, fold_batch_norms
 from models.config import Architecture
+from models.memory import EVERY, STAY, SURE, AppearanceMemory
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
 from models.propagation import memorise
@@ -350,13 +352,15 @@ def test_memory_keeps_the_object_its_surroundings_and_the_frame() -> None:
     assert memory is not None
     m = TINY.roi_size
     near, far = m * m, (m // 2) ** 2
-    assert memory.labels.shape == (1, near + far + 8 * 6)
-    assert memory.labels[0, :near].all()
+    inside, outside = memory.sides[0].unbind(1)
+    assert inside.shape == (near + far + 8 * 6,)
+    assert torch.equal(inside + outside, torch.ones_like(inside))
+    assert inside[:near].all()
     # cells of 16 px whose centre lies in the box
     want = torch.tensor(
         [[24 < 16 * r + 8 < 88 and 16 < 16 * c + 8 < 56 for c in range(6)] for r in range(8)]
     )
-    assert torch.equal(memory.labels[0, near + far :].reshape(8, 6).bool(), want)
+    assert torch.equal(inside[near + far :].reshape(8, 6).bool(), want)
 
 
 def test_another_object_of_the_frame_counts_as_rest() -> None:
@@ -372,6 +376,50 @@ def test_another_object_of_the_frame_counts_as_rest() -> None:
     other = geometry.roi_align(f, torch.tensor([[250.0, 250, 310, 310]]), TINY.roi_size, 8, index)
     own = geometry.roi_align(f, torch.tensor([[10.0, 10, 70, 70]]), TINY.roi_size, 8, index)
     assert remp.memory(own, memory)[:, 2].min() > 0.5 > remp.memory(other, memory)[:, 2].max()
+
+
+def test_memory_follows_the_last_frame_and_one_in_some() -> None:
+    """Against a list of frames, kept as the text says; two objects of different age."""
+    remp = build("remp", TINY)
+    assert isinstance(remp, ReMP)
+    network = remp.memory
+    assert network is not None
+    m, s = TINY.roi_size, TINY.mask_size
+    cells = (m // 2) ** 2
+    generator = torch.Generator().manual_seed(0)
+    start = network.write(
+        (torch.rand(2, 256, m, m, generator=generator),), (torch.ones(2, 1, m, m),)
+    )
+    memory = start._replace(age=torch.tensor([0, EVERY - 1]))
+    lists: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    last: list[tuple[Tensor, Tensor]] = []
+    for t in range(1, EVERY * (STAY + 2)):
+        x = torch.rand(2, 256, m, m, generator=generator)
+        p = torch.rand(2, 1, m // 2, m // 2, generator=generator)
+        memory = network.follow(memory, x, F.interpolate(p, s, mode="nearest"))
+        keys = network.keys(F.avg_pool2d(x, 2))
+        last = [(keys[n], p[n].flatten()) for n in range(2)]
+        for n, age in enumerate((t, t + EVERY - 1)):
+            if age % EVERY == 0:
+                lists[n] = [last[n], *lists[n]][:STAY]
+    assert torch.equal(memory.keys, start.keys) and torch.equal(memory.sides, start.sides)
+    for n in range(2):
+        for slot, (keys, p) in enumerate([last[n], *lists[n]]):
+            at = slice(slot * cells, (slot + 1) * cells)
+            assert torch.allclose(memory.later_keys[n, :, at], keys, atol=1e-6)
+            assert torch.equal(memory.later_sides[n, at, 0] > 0, p > SURE)
+            assert torch.equal(memory.later_sides[n, at, 1] > 0, p < 1 - SURE)
+
+
+def test_frames_that_are_not_there_yet_have_no_say() -> None:
+    network = AppearanceMemory(8, 4)
+    x = torch.rand(1, 8, 6, 6)
+    memory = network.write((x,), (torch.ones(1, 1, 6, 6),))
+    bare = memory._replace(
+        later_keys=memory.later_keys[..., :0], later_sides=memory.later_sides[:, :0]
+    )
+    other = torch.rand(1, 8, 6, 6)
+    assert torch.allclose(network(other, memory), network(other, bare), atol=1e-6)
 
 
 def test_an_untrained_shortcut_compares_the_pooled_features() -> None:

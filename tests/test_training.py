@@ -311,7 +311,16 @@ def test_the_mean_of_the_weights_is_lent_only(tmp_path: Path) -> None:
     assert all(torch.equal(p, now[n]) for n, p in training.objective.named_parameters())
 
 
-def test_a_loss_that_is_not_finite_ends_the_run() -> None:
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda weight: weight / 0, "iteration 0: the loss is not finite"),
+        (torch.sqrt, "iteration 0: the gradient of weight is not finite"),
+    ],
+)
+def test_what_is_not_finite_ends_the_run(
+    broken: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
     class Broken(Objective):
         def __init__(self) -> None:
             super().__init__()
@@ -319,10 +328,12 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
             self.modules_by_name = {}
 
         def forward(self, clip: Clip) -> dict[str, torch.Tensor]:
-            return {"bad": self.weight / 0}
+            return {"bad": broken(self.weight)}
 
-    with pytest.raises(ValueError, match="iteration 0: the loss is not finite"):
-        start(objective=Broken()).step(make_clips().__getitem__)
+    training = start(objective=Broken())
+    with pytest.raises(ValueError, match=message):
+        training.step(make_clips().__getitem__)
+    assert all(p.isfinite().all() for p in training.objective.parameters())
 
 
 WORKER = """

@@ -110,7 +110,7 @@ class Training:
     def step(self, clips: Callable[[int], Clip]) -> dict[str, float]:
         """One iteration over clips by number; the mean of each loss over this process's clips.
 
-        ValueError if a loss is not finite.
+        ValueError if a loss or a gradient is not finite.
         """
         settings, place = self.settings, self.place
         began = time.perf_counter()
@@ -129,8 +129,7 @@ class Training:
                 sums[name] = sums.get(name, 0.0) + value / len(numbers)
         if not math.isfinite(sum(sums.values())):
             raise ValueError(f"iteration {self.done}: the loss is not finite ({sums})")
-        if settings.clip_norm:
-            nn.utils.clip_grad_norm_([p for _, p in self._moving()], settings.clip_norm)
+        self._limit_gradient()
         self.optimiser.step()
         self.objective.after_step(place.gather(self.objective.seen()))
         self._follow()
@@ -149,6 +148,18 @@ class Training:
                 losses = self.parallel(clip)
             torch.stack(list(losses.values())).sum().div(share).backward()
         return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _limit_gradient(self) -> None:
+        longest = self.settings.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_([p for _, p in self._moving()], longest)
+        if not norm.isfinite():
+            wrong = next(
+                n for n, p in self._moving() if p.grad is not None and not p.grad.isfinite().all()
+            )
+            raise ValueError(
+                f"iteration {self.done}: the gradient of {wrong} is not finite; lower the rate, "
+                "or train with precision=fp32"
+            )
 
     @torch.no_grad()
     def _follow(self) -> None:
