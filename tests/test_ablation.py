@@ -181,14 +181,18 @@ class Place:
         options = {n: v for n, v in self.options(**changed).items() if n not in leave}
         return [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
 
+    def ablate(self) -> str:
+        """Run the command; what it said."""
+        flags = ["Ablation", "--local-scheduler", *self.flags()]
+        done = command("luigi", *flags, cache=self.cache, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(tmp_path_factory.mktemp("ablation"))
-    flags = ["Ablation", "--local-scheduler", *place.flags()]
-    done = command("luigi", *flags, cache=place.cache, cwd=place.folder)
-    assert done.returncode == 0, done.stderr
-    tasks = ran(done.stdout)
+    tasks = ran(place.ablate())
     assert tasks["ant"].count("flow") == tasks["ant"].count("features") == 1
     assert tasks["ant"].count("frames") == tasks["ant"].count("proposals") == 1
     assert tasks[""].count("report") == 2 * len(LABELS) and tasks[""].count("ablation") == 1

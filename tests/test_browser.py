@@ -16,6 +16,7 @@ import pytest
 from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
 from pipeline.pages.sweep import sweep_html
+from tests.test_ablation import Place
 from tests.test_report import write_sweep
 
 pytestmark = pytest.mark.browser
@@ -33,7 +34,8 @@ FLAGS = (
 PHONE = 390, 844
 """px"""
 DESKTOP = 1280, 900
-PAGES = ("run", "sweep", "compare")
+SORTED = ("run", "sweep", "compare")
+PAGES = (*SORTED, "ablation")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     values = {0.9: 3, 0.8: 2, 0.7: 1, 0.6: 2}
     write_sweep(top, values)
     a, b = top / "rho_reid=0.9", top / "rho_reid=0.7"
-    return {"run": report_html(a), "sweep": sweep_html(top), "compare": compare_html(a, b)}
+    place = Place(top / "place")
+    place.ablate()
+    return {
+        "run": report_html(a),
+        "sweep": sweep_html(top),
+        "compare": compare_html(a, b),
+        "ablation": place.out / "ablation.html",
+    }
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ def luminance(colour: str) -> float:
     return float(np.mean([int(v) for v in colour.strip("rgb()").split(",")])) / 255
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", SORTED)
 def test_table_sorts_by_number_and_by_name(
     browser: Browser, pages: dict[str, Path], page: str
 ) -> None:
