@@ -179,6 +179,16 @@ _EMBEDDINGS = Schema(
     (Field("vectors", "float32", ("N", "E"), "unit vectors, in the order of the proposals"),),
 )
 
+_SEARCH = Schema(
+    "search",
+    "Windows of every frame that look like a given mask (an extension to section 3.1).",
+    (
+        Field("boxes", "float32", ("N", 4), "windows of all frames, one frame after another", _BOX),
+        Field("vectors", "float32", ("N", "E"), "the Re-ID network's unit vector of each"),
+        Field("offsets", "int64", ("T+1",), "frame j has rows offsets[j] .. offsets[j+1] - 1"),
+    ),
+)
+
 _START = (
     Field("frame", "int32", ("S",), "frame of the starting point", "frame"),
     Field("object", "int32", ("S",), "its object, as in the dataset", "object ID"),
@@ -292,6 +302,7 @@ SCHEMAS: dict[str, Schema] = {
         _FLOW,
         _PROPOSALS,
         _EMBEDDINGS,
+        _SEARCH,
         _MATCHES,
         _TRACKLETS,
         _TUBES,

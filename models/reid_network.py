@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from models.config import Architecture
 from models.conv5 import conv5
 
+SPREAD = 0.3
+"""standard deviation of the window's weights at first, in sides of the box"""
+
 
 class WindowPooling(nn.Module):
     """A weighted mean over the cells of a RoI with learnt weights, at first high in the middle."""
@@ -17,7 +20,7 @@ class WindowPooling(nn.Module):
         super().__init__()
         place = (torch.arange(size) + 0.5) / size - 0.5
         distance = place[:, None] ** 2 + place**2
-        self.score = nn.Parameter(-distance / (2 * 0.3**2))
+        self.score = nn.Parameter(-distance / (2 * SPREAD**2))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, m, m) to (N, C)."""

@@ -150,10 +150,10 @@ class Job:
         return readers.Flow(self.open("flow"))
 
     def proposals(self) -> readers.Proposals | None:
-        """Proposals with embeddings; None for variants without retrieval."""
+        """Proposals and windows with embeddings; None for variants without retrieval."""
         if "embeddings" not in self.specs:
             return None
-        return readers.Proposals(self.open("proposals"), self.open("embeddings"))
+        return readers.Proposals(*map(self.open, ("proposals", "embeddings", "search")))
 
     def matches(self, k: int) -> Matches:
         return readers.get_matches(self.open(label("matches", k)))

@@ -59,26 +59,30 @@ class Flow:
 
 
 class Proposals:
-    """stages.types.ProposalReader over two artifacts."""
+    """stages.types.ProposalReader: proposals and windows of the search, with their vectors.
 
-    def __init__(self, proposals: Reader, embeddings: Reader | None = None) -> None:
-        self._boxes = proposals["boxes"][:]
-        self._objectness = proposals["objectness"][:]
-        self._offsets = proposals["offsets"][:]
-        self._vectors = None if embeddings is None else embeddings["vectors"][:]
+    Windows have no objectness: nothing but their look speaks for them.
+    """
 
-    def _rows(self, j: int) -> slice:
-        return slice(int(self._offsets[j]), int(self._offsets[j + 1]))
+    def __init__(self, proposals: Reader, embeddings: Reader, search: Reader) -> None:
+        arrays = proposals.arrays() | embeddings.arrays()
+        windows = search.arrays()
+        windows["objectness"] = np.zeros(len(windows["boxes"]), np.float32)
+        self._tables = arrays, windows
+
+    def _column(self, name: str, j: int) -> Float32:
+        return np.concatenate(
+            [t[name][int(t["offsets"][j]) : int(t["offsets"][j + 1])] for t in self._tables]
+        )
 
     def boxes(self, j: int) -> Float32:
-        return self._boxes[self._rows(j)]
+        return self._column("boxes", j)
 
     def objectness(self, j: int) -> Float32:
-        return self._objectness[self._rows(j)]
+        return self._column("objectness", j)
 
     def embeddings(self, j: int) -> Float32:
-        assert self._vectors is not None
-        return self._vectors[self._rows(j)]
+        return self._column("vectors", j)
 
 
 def offsets(lengths: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -198,6 +198,15 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
             also=["frames"],
         )
         chain.add("embeddings", inputs=["features", "proposals"], modules=["reid"])
+        chain.add(
+            "search",
+            settings=asdict(settings.search),
+            inputs=["features"],
+            sources=["first_masks"],
+            modules=["reid"],
+            also=["frames"],
+        )
+    boxes = ["features", *(["proposals", "embeddings", "search"] if retrieval else [])]
     for k in range(1, settings.iterations + 1):
         before = [label("tubes", k - 1), label("tracklets", k - 1)] if k > 1 else []
         converged = [label("matches", i) for i in range(max(1, k - 1), k + 1)]
@@ -206,7 +215,7 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
             "matches",
             k,
             settings={**asdict(settings.matches), **skip} if retrieval else {},
-            inputs=["features", "proposals", "embeddings", *before] if retrieval else ["features"],
+            inputs=[*boxes, *before],
             sources=["first_masks"],
             modules=["mask", "reid"] if retrieval else [remp],
             also=["frames", *converged[:-1]],

@@ -18,6 +18,7 @@ from stages.settings import (
     FlowSettings,
     MatchesSettings,
     ProposalsSettings,
+    SearchSettings,
     TrackletsSettings,
     TubesSettings,
     setting,
@@ -52,6 +53,7 @@ class RunSettings:
     run: WholeRun = field(default_factory=WholeRun)
     flow: FlowSettings = field(default_factory=FlowSettings)
     proposals: ProposalsSettings = field(default_factory=ProposalsSettings)
+    search: SearchSettings = field(default_factory=SearchSettings)
     matches: MatchesSettings = field(default_factory=MatchesSettings)
     tracklets: TrackletsSettings = field(default_factory=TrackletsSettings)
     tubes: TubesSettings = field(default_factory=TubesSettings)

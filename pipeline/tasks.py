@@ -190,14 +190,35 @@ class Embeddings(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import Proposals
         from stages.embeddings import embeddings
 
-        features, boxes = job.features(), Proposals(job.open("proposals")).boxes
-        found = embeddings(features, boxes, job.networks)
+        features, proposals = job.features(), job.open("proposals").arrays()
+        ends = proposals["offsets"][1:-1]
+        boxes = np.split(proposals["boxes"], ends)
+        found = embeddings(features, boxes.__getitem__, job.networks)
         vectors = list(job.progress.follow(found, len(features)))
         with job.write() as out:
             out.put("vectors", np.concatenate(vectors))
+
+
+class Search(Stage):
+    """Windows that look like the given masks (an extension to section 3.1)."""
+
+    stage = "search"
+
+    def compute(self, job: Job) -> None:
+        import numpy as np
+
+        from pipeline.readers import offsets
+        from stages.search import search
+
+        features, settings = job.features(), job.recipe.settings.search
+        found = search(features, job.size(), job.first_masks(), job.networks, settings)
+        boxes, vectors = zip(*job.progress.follow(found, len(features)), strict=True)
+        with job.write() as out:
+            out.put("boxes", np.concatenate(boxes))
+            out.put("vectors", np.concatenate(vectors))
+            out.put("offsets", offsets([len(rows) for rows in boxes]))
 
 
 class Matches(Stage):
@@ -328,6 +349,7 @@ STAGES: dict[str, type[Stage]] = {
         Flow,
         Proposals,
         Embeddings,
+        Search,
         Matches,
         Tracklets,
         Tubes,

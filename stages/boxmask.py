@@ -120,17 +120,6 @@ def paste(box: Box, mask: Probability, size: tuple[int, int]) -> Window:
     return top, left, _sample(box, mask, range(top, bottom), range(left, right))
 
 
-def coarse(box: Box, mask: Probability, size: tuple[int, int], step: int) -> npt.NDArray[np.bool_]:
-    """Foreground of a box mask, cut at 0.5, at every `step`-th row and column of the frame."""
-    shape = (-(-size[0] // step), -(-size[1] // step))
-    shown = np.zeros(shape, np.bool_)
-    top, bottom, left, right = (-(-edge // step) for edge in _window(box, len(mask), size))
-    rows, columns = range(top * step, bottom * step, step), range(left * step, right * step, step)
-    if rows and columns:
-        shown[top:bottom, left:right] = _sample(box, mask, rows, columns) > 0.5
-    return shown
-
-
 def iou(
     box_a: Box, mask_a: Probability, box_b: Box, mask_b: Probability, size: tuple[int, int]
 ) -> float:

@@ -59,6 +59,19 @@ class ProposalsSettings(Checked):
 
 
 @dataclass(frozen=True)
+class SearchSettings(Checked):
+    """Template search, an extension (stages/search.py)."""
+
+    windows: int = setting(
+        3,
+        "windows a frame and object that look like its given mask and join the proposals, at "
+        "most; 0: none, as in the paper",
+        low=0,
+        high=100,
+    )
+
+
+@dataclass(frozen=True)
 class MatchesSettings(Checked):
     """Re-identification (section 3.1) and the stop rule (section 3.3)."""
 
@@ -93,10 +106,9 @@ class TubesSettings(Checked):
     """Linking (section 3.2) and the offer of templates (section 3.3)."""
 
     linking: str = setting(
-        "consensus",
-        "who owns a frame: the most similar (the paper's), the nearest in time, or the one that "
-        "the others bear out",
-        choices=("greedy", "ownership", "consensus"),
+        "greedy",
+        "who owns a frame: the most similar (the paper's) or the nearest in time",
+        choices=("greedy", "ownership"),
     )
     contradiction: float = setting(
         0.5, "IoU that separates agreeing from contradicting tracklets", low=0.0, high=1.0
@@ -112,6 +124,7 @@ class Settings:
 
     flow: FlowSettings = FlowSettings()
     proposals: ProposalsSettings = ProposalsSettings()
+    search: SearchSettings = SearchSettings()
     matches: MatchesSettings = MatchesSettings()
     tracklets: TrackletsSettings = TrackletsSettings()
     tubes: TubesSettings = TubesSettings()

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stages import consensus
 from stages.boxmask import iou, merge, object_ids, paste, tight
 from stages.settings import TubesSettings
 from stages.starts import rank
@@ -27,22 +26,9 @@ def link(
     object's tube is below settings.contradiction, or with another object's tube above it. A
     contradictory tracklet is dropped wholly. On shared frames the higher order keeps its
     mask; with `ownership` the merged tracklet whose start is nearest in time, weighted by
-    similarity. `consensus`: see stages/consensus.py.
+    similarity.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
-    if settings.linking == "consensus":
-        owner = consensus.owners(tracklets, objects, frames, size)
-        return Linking(objects, owner, np.isin(np.arange(len(tracklets)), owner))
-    return _greedy(tracklets, objects, frames, size, settings)
-
-
-def _greedy(
-    tracklets: Sequence[Tracklet],
-    objects: tuple[int, ...],
-    frames: int,
-    size: tuple[int, int],
-    settings: TubesSettings,
-) -> Linking:
     owner = np.full((len(objects), frames), -1, np.int32)
     merged = np.zeros(len(tracklets), np.bool_)
     order = sorted(range(len(tracklets)), key=lambda n: rank(tracklets[n].start))

@@ -181,11 +181,6 @@ def linked(
     tubes = {i: [-1] * frames for i in ids}
     merged = [False] * len(tracklets)
     ranked = order([t.start for t in tracklets])
-    if rule == "consensus":
-        taken = [agreed(tracklets, ranked, j, size) for j in range(frames)]
-        tubes = {i: [found.get(i, -1) for found in taken] for i in ids}
-        owning = {n for tube in tubes.values() for n in tube}
-        return ids, [tubes[i] for i in ids], [n in owning for n in range(len(tracklets))]
     for n in ranked:
         t = tracklets[n]
         mine = t.start.object_id
@@ -218,42 +213,6 @@ def linked(
                             best, weight = n, value
                 tubes[i][j] = best
     return ids, [tubes[i] for i in ids], merged
-
-
-def agreed(
-    tracklets: Sequence[Any], ranked: Sequence[int], j: int, size: tuple[int, int]
-) -> dict[int, int]:
-    """Consensus: the tracklet that owns each object of frame j."""
-    here = [
-        n
-        for n in ranked
-        if 0 <= j - tracklets[n].first < len(tracklets[n].masks)
-        and any(v > 127 for v in tracklets[n].masks[j - tracklets[n].first].flat)
-    ]
-    owner = {n: tracklets[n].start.object_id for n in here}
-    seen = {n: mask_of(tracklets[n], j, size)[::4, ::4] for n in here}
-    weight = {
-        n: max(tracklets[n].start.similarity, 1e-3)
-        * math.exp(-abs(j - tracklets[n].start.frame) / 10)
-        for n in here
-    }
-    believed = {}
-    for n in here:
-        agreement = {}
-        for i in set(owner.values()):
-            group = [m for m in here if owner[m] == i]
-            total = sum(weight[m] for m in group)
-            agreement[i] = sum(weight[m] * overlap(seen[n], seen[m]) for m in group) / total
-        own = agreement.pop(owner[n])
-        cells = [v / 255 for v in tracklets[n].masks[j - tracklets[n].first].flat if v > 127]
-        believed[n] = sum(cells) / len(cells) + 0.5 * (own - max(agreement.values(), default=0))
-        believed[n] += 0.2 * tracklets[n].start.given
-    taken: dict[int, int] = {}
-    for n in sorted(here, key=lambda n: -round(believed[n], 7)):
-        rivals = [overlap(seen[n], seen[m]) for m in taken.values()]
-        if owner[n] not in taken and all(v <= 0.3 for v in rivals):
-            taken[owner[n]] = n
-    return taken
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:

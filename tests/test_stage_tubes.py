@@ -62,7 +62,7 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
 @settings(max_examples=60, deadline=None)
 @given(
     tracks(),
-    st.sampled_from(["greedy", "ownership", "consensus"]),
+    st.sampled_from(["greedy", "ownership"]),
     st.sampled_from([0.31, 0.5, 0.83]),
 )
 def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float) -> None:
@@ -71,22 +71,6 @@ def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float)
     assert list(linking.objects) == ids
     assert linking.merged.tolist() == merged
     assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
-
-
-def test_consensus_overrules_a_tracklet_that_has_drifted() -> None:
-    here, away = [(2.0, 2.0)] * FRAMES, [(2.0, 2.0), *[(18.0, 12.0)] * (FRAMES - 1)]
-    items = [
-        track(1, 0, 1.0, 0, away, given=True),
-        track(1, 3, 0.8, 1, here[1:]),
-        track(1, 4, 0.8, 1, here[1:]),
-        track(1, 2, 0.8, 1, here[1:]),
-    ]
-    consensus = link(items, FRAMES, SIZE, TubesSettings(linking="consensus"))
-    assert consensus.owner[0, 0] == 0 and 0 not in consensus.owner[0, 2:]
-    greedy = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
-    assert greedy.owner.tolist() == [[0] * FRAMES]
-    alone = link(items[:2], FRAMES, SIZE, TubesSettings(linking="consensus"))
-    assert alone.owner[0, 1] == 0
 
 
 def test_greedy_keeps_the_higher_order_and_ownership_the_nearer() -> None:

@@ -31,7 +31,7 @@ SCORES = ["scores(1)", "scores(2)"]
 LUIGID = "from luigi.cmdline import luigid; luigid()"
 KILLS = int(os.environ.get("DYENET_TEST_KILLS", "3"))
 """random moments at which a run is killed"""
-ONCE = ["frames", "features", "flow", "proposals", "embeddings"]
+ONCE = ["frames", "features", "flow", "proposals", "embeddings", "search"]
 
 
 class Place:
@@ -178,8 +178,8 @@ def test_changed_rho_reid_and_back(place: Place, run: Callable[..., dict]) -> No
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("reid", ["embeddings"]),
-        ("trunk", ["features", "proposals", "embeddings"]),
+        ("reid", ["embeddings", "search"]),
+        ("trunk", ["features", "proposals", "embeddings", "search"]),
     ],
 )
 def test_changed_weights(
@@ -194,7 +194,7 @@ def test_changed_first_mask(place: Place, run: Callable[..., dict]) -> None:
     mask[:20] = 0
     write_mask(place.data / "Annotations/480p/ant/00000.png", mask)
     assert run() == {
-        "ant": sorted(["frames", *AFTER_MATCHES, *SCORES, "export"]),
+        "ant": sorted(["frames", "search", *AFTER_MATCHES, *SCORES, "export"]),
         "": ["report"],
     }
 
@@ -220,7 +220,7 @@ def test_fewer_videos_and_iterations(place: Place, run: Callable[..., dict]) -> 
 @pytest.mark.parametrize("variant", ["remp", "remp-no-attention", "msk"])
 def test_variants_share_what_they_can(place: Place, run: Callable[..., dict], variant: str) -> None:
     tasks = run(variant=variant)["ant"]
-    assert not {"features", "flow", "proposals", "embeddings", "frames"} & set(tasks)
+    assert not set(ONCE) & set(tasks)
     assert ("msk" in tasks) == (variant == "msk")
     assert len([task for task in tasks if task.startswith("scores")]) == 1
 

@@ -23,6 +23,7 @@ STAGES = (
     "flow",
     "proposals",
     "embeddings",
+    "search",
     "matches",
     "tracklets",
     "tubes",
