@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,20 @@ from pipeline import reports
 from pipeline.attributes import OCCLUSION, SIZES, box_areas, scale_varies, size_class
 from pipeline.errors import UserError
 from pipeline.jobs import Job
+from pipeline.pages.ablation import Asked, ablation_html
 from pipeline.progress import Progress
-from pipeline.published import GAIN_OVER, PER_DATASET, PER_VIDEO, PUBLISHED, RETRIEVAL, Published
-from pipeline.recipe import Recipe
+from pipeline.published import (
+    GAIN_OVER,
+    LABELS,
+    PER_DATASET,
+    PER_VIDEO,
+    PUBLISHED,
+    RETRIEVAL,
+    TUNED,
+    Published,
+)
 from pipeline.runs import cache_root
 from pipeline.scoring import write_csv
-from pipeline.variants import LABELS, ONLINE
 
 ABLATION = {
     "table": "int64",
@@ -126,27 +133,8 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     return reports.read_table(path, columns)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What an Ablation was asked for."""
-
-    dataset: str
-    split: str
-    recipes: Mapping[str, Recipe]
-    """by name of the run"""
-    left_out: Mapping[str, str]
-    """why a run is not among them"""
-    online: str
-    """kind of online training of the runs named `<variant>-online`"""
-    sizes: tuple[float, float]
-    judged: pd.DataFrame | None
-    """attributes()"""
-
-
 def write_ablation(out: Path, asked: Asked, progress: Progress) -> Path:
     """Write OUT/tables and OUT/ablation.html from the runs below OUT; the page's path."""
-    from pipeline.pages.ablation import ablation_html
-
     runs = {name: out / name for name in asked.recipes}
     rows = compare(runs, asked.dataset, asked.split, asked.online)
     rho_reid = next(iter(asked.recipes.values())).settings.matches.rho_reid
@@ -214,7 +202,7 @@ def _measured(
     """Our row of the same make as one of the paper's."""
 
     def run(variant: str, tuned: bool) -> tuple[float, float, float]:
-        return scores.get(variant + (ONLINE if tuned else ""), NOT_MEASURED)
+        return scores.get(variant + (TUNED if tuned else ""), NOT_MEASURED)
 
     tuned = bool(row.online)
     j, f, g = run(row.variant, tuned)
@@ -286,7 +274,7 @@ def retrieved(run: Path | None, rho_reid: float) -> pd.DataFrame:
 
 def instance_table(out: Path, asked: Asked, progress: Progress) -> pd.DataFrame:
     """INSTANCES of all videos; boxes from the masks of the best run."""
-    name = ([name for name in asked.recipes if name.endswith(ONLINE)] or [*asked.recipes])[-1]
+    name = ([name for name in asked.recipes if name.endswith(TUNED)] or [*asked.recipes])[-1]
     recipe = asked.recipes[name]
     rows: list[tuple[Any, ...]] = []
     for video in progress.follow(recipe.videos, len(recipe.videos)):
@@ -323,8 +311,8 @@ def _instances(
 
 def staged(runs: Mapping[str, Path]) -> dict[str, Path]:
     """Runs by variant: those after online training if the whole method is among them."""
-    tuned = "dyenet" + ONLINE in runs
-    found = {variant: runs.get(variant + (ONLINE if tuned else "")) for variant in LABELS}
+    tuned = "dyenet" + TUNED in runs
+    found = {variant: runs.get(variant + (TUNED if tuned else "")) for variant in LABELS}
     return {variant: run for variant, run in found.items() if run is not None}
 
 

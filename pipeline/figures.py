@@ -28,9 +28,10 @@ from pipeline import recipe as recipes
 from pipeline.errors import UserError
 from pipeline.overlays import picture
 from pipeline.progress import Progress
+from pipeline.published import LABELS
 from pipeline.runs import cache_root
 from pipeline.tasks import Step, stage_tasks
-from pipeline.variants import LABELS, VariantOptions
+from pipeline.variants import VariantOptions
 from stages.boxmask import paste
 from stages.types import Box, Image, IndexMask, Tracklet
 

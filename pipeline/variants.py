@@ -18,22 +18,13 @@ from cache import keys
 from pipeline import engine
 from pipeline import recipe as recipes
 from pipeline.progress import Progress
-from pipeline.published import PER_DATASET, PER_VIDEO
+from pipeline.published import LABELS, PER_DATASET, PER_VIDEO, TUNED
 from pipeline.recipe import Recipe
 from pipeline.roots import DatasetOptions
 from pipeline.runs import LacksModules
 from pipeline.settings import single
 from pipeline.tasks import Report, Step
 
-LABELS = {
-    "msk": "MSK",
-    "remp-no-attention": "Re-MP, no attention",
-    "remp": "Re-MP",
-    "dyenet": "DyeNet",
-}
-"""variants in the order in which the paper builds the method up (Table 3)"""
-ONLINE = "-online"
-"""ends the name of a run with --online-weights"""
 TABLES = 1
 """version of what Ablation writes; a new number writes it anew"""
 
@@ -109,7 +100,7 @@ class Ablation(VariantOptions, Step):
             self.judged = attributes(Path(self.attributes)) if self.attributes else None
             wanted = self.offline(*LABELS)
             if self.online_weights:
-                wanted |= {name + ONLINE: (name, self.online_weights) for name in LABELS}
+                wanted |= {name + TUNED: (name, self.online_weights) for name in LABELS}
             self.planned = self.plan_runs(wanted)
             if engine.commanded() and self.complete():
                 print(f"nothing to do: {self.top} is up to date", flush=True)
@@ -134,7 +125,8 @@ class Ablation(VariantOptions, Step):
         return written and all(task.complete() for task in self.requires().values())
 
     def make(self, progress: Progress) -> None:
-        from pipeline.ablation import Asked, write_ablation
+        from pipeline.ablation import write_ablation
+        from pipeline.pages.ablation import Asked
         from pipeline.scoring import write_text
 
         for name, reason in self.planned.left_out.items():

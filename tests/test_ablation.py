@@ -29,8 +29,7 @@ from pipeline.ablation import (
 from pipeline.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
 from pipeline.errors import UserError
 from pipeline.pages.ablation import HEIGHT, chart
-from pipeline.published import GAIN_OVER, PUBLISHED, RETRIEVAL
-from pipeline.variants import LABELS
+from pipeline.published import GAIN_OVER, LABELS, PUBLISHED, RETRIEVAL
 from tests.test_report import Page
 from tests.tiny_run import command, ran, write_dataset, write_weights
 

@@ -9,16 +9,33 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.ablation import Asked
 from pipeline.overlays import colour
 from pipeline.pages.page import picture, write_page
+from pipeline.published import LABELS
+from pipeline.recipe import Recipe
 from pipeline.reports import results
-from pipeline.variants import LABELS
 
 BAR, GAP, HEIGHT = 15, 22, 180
 """px: width of a bar, space between groups, height of 100 percent"""
 LEVEL, LETTER = 24, 8
 """px: least width of a group, width of a letter of an attribute's name"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an Ablation was asked for."""
+
+    dataset: str
+    split: str
+    recipes: Mapping[str, Recipe]
+    """by name of the run"""
+    left_out: Mapping[str, str]
+    """why a run is not among them"""
+    online: str
+    """kind of online training of the runs named `<variant>-online`"""
+    sizes: tuple[float, float]
+    judged: pd.DataFrame | None
+    """attributes() of pipeline/attributes.py"""
 
 
 @dataclass(frozen=True)
