@@ -104,14 +104,14 @@ class AppearanceMemory(nn.Module):
         sharpness = self.sharpness.exp()
         keys = torch.cat((memory.keys, memory.later_keys), 2)
         sides = torch.cat((memory.sides, memory.later_sides), 1)
-        count = keys.shape[-1]
-        # whole blocks of cells round alike on any number of threads
-        padded = F.pad(keys, (0, -count % BLOCK))
-        cosines = (self.keys(x).transpose(1, 2) @ padded)[..., :count]
-        weights = torch.exp(sharpness * (cosines.float() - 1))
+        # whole blocks of cells round alike on any number of threads; the added ones have no side
+        blank = -keys.shape[-1] % BLOCK
+        keys, sides = F.pad(keys, (0, blank)), F.pad(sides, (0, 0, 0, blank)).transpose(1, 2)
+        queries = self.keys(x).transpose(1, 2) * sharpness
         # one product gives the mass of both sides; its logarithm is a soft maximum
-        mass = (weights @ sides).float() + FLOOR
+        weights = torch.exp_((queries @ keys).float().sub_(sharpness))
+        mass = (sides @ weights.transpose(1, 2)).float() + FLOOR
         best = 1 + mass.log() / sharpness
-        read = mass[..., :1] / mass.sum(2, keepdim=True)
-        guide = torch.cat((best, read), 2).transpose(1, 2)
+        read = mass[:, :1] / mass.sum(1, keepdim=True)
+        guide = torch.cat((best, read), 1)
         return guide.reshape(len(x), CHANNELS, *x.shape[-2:])

@@ -29,7 +29,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 3
+VERSION = 4
 
 Half = npt.NDArray[np.float16]
 
