@@ -111,7 +111,10 @@ class TubesSettings(Checked):
         choices=("greedy", "ownership"),
     )
     contradiction: float = setting(
-        0.5, "IoU that separates agreeing from contradicting tracklets", low=0.0, high=1.0
+        0.5, "IoU with its own object's tube below which a tracklet is dropped", low=0.0, high=1.0
+    )
+    rival: float = setting(
+        0.15, "IoU with another object's tube above which a tracklet is dropped", low=0.0, high=1.0
     )
     template_confidence: float = setting(
         0.8, "mean foreground probability from which a mask is offered", low=0.0, high=1.0

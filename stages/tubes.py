@@ -12,7 +12,7 @@ from stages.settings import TubesSettings
 from stages.starts import rank
 from stages.types import Box, IndexMask, Linking, Offers, Probability, Tracklet
 
-VERSION = 4
+VERSION = 5
 
 
 def link(
@@ -20,13 +20,12 @@ def link(
 ) -> Linking:
     """Which tracklet owns each object in each frame.
 
-    frames: T. size: (H, W) px. `greedy` is the paper's rule, down the order of similarity.
-    The best tracklet of an object starts its tube, and a given one always belongs to it. Any
-    other is merged unless it contradicts: its mean IoU over shared frames with its own
-    object's tube is below settings.contradiction, or with another object's tube above it. A
-    contradictory tracklet is dropped wholly. On shared frames the higher order keeps its
-    mask; with `ownership` the merged tracklet whose start is nearest in time, weighted by
-    similarity.
+    frames: T. size: (H, W) px. `greedy` is the paper's rule, down the order of similarity. The
+    best tracklet of an object starts its tube, and a given one always belongs to it. Any other
+    is merged unless it contradicts: its mean IoU over shared frames with its own object's tube
+    is below settings.contradiction, or with another object's tube above settings.rival. A
+    contradictory tracklet is dropped wholly. On shared frames the higher order keeps its mask;
+    with `ownership` the merged tracklet whose start is nearest in time, weighted by similarity.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
     owner = np.full((len(objects), frames), -1, np.int32)
@@ -35,7 +34,7 @@ def link(
     for n in order:
         row = objects.index(tracklets[n].start.object_id)
         sure = tracklets[n].start.given or not (owner[row] >= 0).any()
-        if sure or not _contradicts(n, row, tracklets, owner, size, settings.contradiction):
+        if sure or not _contradicts(n, row, tracklets, owner, size, settings):
             merged[n] = True
             span = owner[row, _span(tracklets[n])]
             span[span < 0] = n
@@ -58,7 +57,7 @@ def _contradicts(
     tracklets: Sequence[Tracklet],
     owner: npt.NDArray[np.int32],
     size: tuple[int, int],
-    limit: float,
+    settings: TubesSettings,
 ) -> bool:
     """Whether tracklet n contradicts its object's tube (row) or another object's."""
     new = tracklets[n]
@@ -70,7 +69,7 @@ def _contradicts(
         ]
         if shared:
             mean = sum(shared) / len(shared)
-            if mean < limit if other == row else mean > limit:
+            if mean < settings.contradiction if other == row else mean > settings.rival:
                 return True
     return False
 

@@ -174,7 +174,11 @@ def extend(
 
 
 def linked(
-    tracklets: Sequence[Any], frames: int, size: tuple[int, int], limit: float, rule: str
+    tracklets: Sequence[Any],
+    frames: int,
+    size: tuple[int, int],
+    limits: tuple[float, float],
+    rule: str,
 ) -> tuple[list[int], list[list[int]], list[bool]]:
     """Object IDs, owner of each object and frame, which tracklets are merged."""
     ids = sorted({t.start.object_id for t in tracklets})
@@ -194,7 +198,7 @@ def linked(
             ]
             if values:
                 mean = sum(values) / len(values)
-                clash |= mean < limit if i == mine else mean > limit
+                clash |= mean < limits[0] if i == mine else mean > limits[1]
         if t.start.given or all(o < 0 for o in tubes[mine]) or not clash:
             merged[n] = True
             for j in span:

@@ -63,11 +63,15 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
 @given(
     tracks(),
     st.sampled_from(["greedy", "ownership"]),
-    st.sampled_from([0.31, 0.5, 0.83]),
+    st.sampled_from([(0.31, 0.31), (0.5, 0.15), (0.83, 0.5)]),
 )
-def test_linking_equals_the_loop(items: list[Tracklet], rule: str, limit: float) -> None:
-    linking = link(items, FRAMES, SIZE, TubesSettings(linking=rule, contradiction=limit))
-    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limit, rule)
+def test_linking_equals_the_loop(
+    items: list[Tracklet], rule: str, limits: tuple[float, float]
+) -> None:
+    own, other = limits
+    changed = TubesSettings(linking=rule, contradiction=own, rival=other)
+    linking = link(items, FRAMES, SIZE, changed)
+    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limits, rule)
     assert list(linking.objects) == ids
     assert linking.merged.tolist() == merged
     assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
