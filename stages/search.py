@@ -69,24 +69,24 @@ def search(
         templates = [
             template
             for j, mask in sorted(first_masks.items())
-            for template in _templates(_scene(features, j, networks), mask)
+            for template in _templates(_scene(features.coarse(j), networks), mask)
         ]
     for j in range(len(features)):
-        boxes = np.zeros((0, 4), np.float32)
+        f, boxes = features.coarse(j), np.zeros((0, 4), np.float32)
         if settings.windows:
             with networks.inference():
-                found = windows(_scene(features, j, networks), templates, size, settings.windows)
+                found = windows(_scene(f, networks), templates, size, settings.windows)
                 boxes = found.float().cpu().numpy()
-        yield boxes, networks.embed(features.coarse(j), boxes)
+        yield boxes, networks.embed(f, boxes)
 
 
-def _scene(features: FeatureReader, j: int, networks: Networks) -> Tensor:
-    """f_j (C, h, w) less its mean over the frame, which tells nothing apart.
+def _scene(f: npt.NDArray[np.float16], networks: Networks) -> Tensor:
+    """f (C, h, w) less its mean over the frame, which tells nothing apart.
 
     In float64, so that which of two windows is better does not hang on how sums are ordered.
     """
-    f = networks.tensor(features.coarse(j)).double()
-    return f - f.mean((1, 2), keepdim=True)
+    whole = networks.tensor(f).double()
+    return whole - whole.mean((1, 2), keepdim=True)
 
 
 def _templates(scene: Tensor, mask: IndexMask) -> Iterator[Template]:
