@@ -23,6 +23,7 @@ Array = npt.NDArray[Any]
 
 TRACKLET = "memo-tracklet"
 MASK = "memo-mask"
+VECTOR = "memo-vector"
 
 
 class TrackletMemo:
@@ -66,36 +67,39 @@ class TrackletMemo:
         }
 
 
-class MaskMemo:
-    """Masks of boxes of one video, for use in a `with` block.
+class BoxMemo:
+    """What a network saw in boxes of one video, for use in a `with` block.
 
     What the block adds becomes one file at its end, also if it ends in an error: so there
     are as many files as runs that added something, and no file is ever appended to.
-    recipe: everything a mask depends on but its frame and box.
+    kind: MASK for masks (s, s) uint8, VECTOR for Re-ID vectors (E,) float32. recipe:
+    everything they depend on but frame and box.
     """
 
-    def __init__(self, store: Store, dataset: str, video: str, recipe: keys.Recipe) -> None:
-        self._store, self._dataset, self._video = store, dataset, video
-        self._recipe = recipe
+    def __init__(
+        self, kind: str, store: Store, dataset: str, video: str, recipe: keys.Recipe
+    ) -> None:
+        self._kind, self._store, self._dataset, self._video = kind, store, dataset, video
+        self._recipe, self._field = recipe, kind.removeprefix("memo-")
         self._group = keys.key(recipe)
         self.reached = {self._group}
         self._known: dict[tuple[int, bytes], Array] = {}
         self._new: list[tuple[int, Array, Array]] = []
 
     def get(self, frame: int, box: Array) -> Array | None:
-        """The mask (s, s) uint8 seen in a box (4,) float32, or None."""
+        """What was seen in a box (4,) float32, or None."""
         return self._known.get((int(frame), box.tobytes()))
 
-    def put(self, frame: int, box: Array, mask: Array) -> None:
-        """Keep a mask; it is on disk after the block."""
+    def put(self, frame: int, box: Array, seen: Array) -> None:
+        """Keep what was seen in a box; it is on disk after the block."""
         known = (int(frame), box.tobytes())
         if known not in self._known:
-            self._known[known] = mask
-            self._new.append((int(frame), box, mask))
+            self._known[known] = seen
+            self._new.append((int(frame), box, seen))
 
-    def __enter__(self) -> MaskMemo:
+    def __enter__(self) -> BoxMemo:
         """Read what earlier runs know."""
-        folder = self._store.folder(MASK, self._dataset, self._video)
+        folder = self._store.folder(self._kind, self._dataset, self._video)
         for path in sorted(folder.glob(f"{keys.short(self._group)}-*.h5")):
             self._load(path.stem.partition("-")[2])
         return self
@@ -109,27 +113,28 @@ class MaskMemo:
         """Write what is new. CacheError as Store.write."""
         if not self._new:
             return
-        frames, boxes, masks = zip(*self._new, strict=True)
+        frames, boxes, seen = zip(*self._new, strict=True)
         arrays = {"frame": np.array(frames, np.int32), "box": np.stack(boxes)}
         recipe = {"memo": self._recipe, "boxes": _digest(*arrays.values())}
         with self._store.write(
-            MASK, self._dataset, self._video, recipe, group=self._group
+            self._kind, self._dataset, self._video, recipe, group=self._group
         ) as writer:
             for name, value in arrays.items():
                 writer.put(name, value)
-            writer.put("mask", np.stack(masks))
+            writer.put(self._field, np.stack(seen))
         self._new.clear()
 
     def _load(self, short: str) -> None:
         try:
             with self._store.read(
-                MASK, self._dataset, self._video, short, group=self._group
+                self._kind, self._dataset, self._video, short, group=self._group
             ) as reader:
                 arrays = reader.arrays()
         except (MissingArtifact, DamagedArtifact):
             return
-        for frame, box, mask in zip(arrays["frame"], arrays["box"], arrays["mask"], strict=True):
-            self._known[int(frame), box.tobytes()] = mask
+        columns = (arrays[name] for name in ("frame", "box", self._field))
+        for frame, box, seen in zip(*columns, strict=True):
+            self._known[int(frame), box.tobytes()] = seen
 
 
 def _digest(*arrays: Array) -> str:

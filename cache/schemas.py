@@ -284,6 +284,16 @@ _MEMO_TRACKLET = Schema(
     ),
 )
 
+_MEMO_VECTOR = Schema(
+    "memo-vector",
+    "Re-ID vectors of boxes that tubes offered: those that one run added for a video.",
+    (
+        Field("frame", "int32", ("N",), "frame of the box", "frame"),
+        Field("box", "float32", ("N", 4), "tight box of a tube's mask", _BOX),
+        Field("vector", "float32", ("N", "E"), "the Re-ID network's unit vector"),
+    ),
+)
+
 _MEMO_MASK = Schema(
     "memo-mask",
     "Masks that the mask network saw in boxes: those that one run added for a video.",
@@ -310,6 +320,7 @@ SCHEMAS: dict[str, Schema] = {
         _SCORES,
         _MEMO_TRACKLET,
         _MEMO_MASK,
+        _MEMO_VECTOR,
     )
 }
 """By stage, in the order of the pipeline."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.digests import FileDigests
 from cache.files import DamagedArtifact, MissingArtifact
-from cache.memo import MaskMemo
+from cache.memo import MASK, VECTOR, BoxMemo
 from cache.prune import record_run
 from cache.reader import Reader
 from cache.schemas import SCHEMAS
@@ -224,15 +224,22 @@ class Job:
                 raise UserError(f"weights {path}: changed since the run was planned; start it anew")
         return load(path, tuple(sorted(self.made.modules.items())), self.device, precision)
 
-    @contextmanager
-    def mask_memo(self) -> Iterator[MaskMemo]:
+    def mask_memo(self) -> AbstractContextManager[BoxMemo]:
         """Masks of boxes that earlier runs have computed."""
+        return self._box_memo(MASK, "mask")
+
+    def vector_memo(self) -> AbstractContextManager[BoxMemo]:
+        """Re-ID vectors of boxes that earlier runs have computed."""
+        return self._box_memo(VECTOR, "reid")
+
+    @contextmanager
+    def _box_memo(self, kind: str, network: str) -> Iterator[BoxMemo]:
         recipe = {
             "version": recipes.version("matches"),
             "features": self.specs["features"].key,
-            "mask": self.made.modules.get("mask"),
+            network: self.made.modules.get(network),
         }
-        with MaskMemo(self.store, self.recipe.dataset, self.video, recipe) as memo:
+        with BoxMemo(kind, self.store, self.recipe.dataset, self.video, recipe) as memo:
             yield memo
         record_run(self.store, self.recipe.digest, (), memo.reached)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.jobs import Job
 
 WAVE = {"cpu": 1, "cuda": 8}
-"""starting points propagated together; enters no key, since no result depends on it"""
+"""retrieved starting points propagated together; enters no key, since no result depends on it"""
 
 
 class Target(luigi.Target):
@@ -231,7 +231,7 @@ class Matches(Stage):
         from stages.matches import matches
 
         settings, networks = job.recipe.settings, job.networks
-        with job.mask_memo() as memo:
+        with job.mask_memo() as masks, job.vector_memo() as vectors:
             found = matches(
                 iteration=self.iteration,
                 features=job.features(),
@@ -242,7 +242,8 @@ class Matches(Stage):
                 networks=networks,
                 settings=settings.matches,
                 skip_iou=settings.tracklets.skip_iou,
-                memo=memo,
+                masks=masks,
+                vectors=vectors,
             )
         with job.write() as out:
             put_matches(out, found, networks.architecture.mask_size)

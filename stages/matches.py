@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,32 +17,31 @@ import numpy.typing as npt
 from models.networks import Networks
 from stages.boxmask import cut, object_ids, tight
 from stages.settings import MatchesSettings
-from stages.starts import covered, extent, rank
+from stages.starts import covered, extent, rank, settled
 from stages.types import (
     Box,
     FeatureReader,
     IndexMask,
     Matches,
     Offers,
-    Probability,
     ProposalReader,
     StartingPoint,
     Tracklet,
 )
 
-VERSION = 3
+VERSION = 4
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]
 """Embeddings (256,) by object."""
 
 
-class MaskMemo(Protocol):
-    """Masks of boxes that an earlier run has computed."""
+class BoxMemo(Protocol):
+    """What a network saw in boxes, also in an earlier run."""
 
-    def get(self, frame: int, box: Box) -> Probability | None: ...
+    def get(self, frame: int, box: Box) -> npt.NDArray[Any] | None: ...
 
-    def put(self, frame: int, box: Box, mask: Probability) -> None: ...
+    def put(self, frame: int, box: Box, seen: npt.NDArray[Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,28 +64,30 @@ def matches(
     networks: Networks,
     settings: MatchesSettings,
     skip_iou: float,
-    memo: MaskMemo,
+    masks: BoxMemo,
+    vectors: BoxMemo,
 ) -> Matches:
     """Starting points of one iteration, in propagation order.
 
     iteration: from 1; only the first returns the given masks. proposals: None retrieves
     nothing (Re-MP alone). first_masks: given masks by frame. offers: boxes that the tubes
     of the last iteration offer as templates. tracklets: accepted so far; what they cover
-    (IoU over `skip_iou`) is left out. Converged if a later iteration finds nothing.
+    (IoU over `skip_iou`) or have settled is left out. masks, vectors: what is known of boxes
+    already. Converged if a later iteration finds nothing.
     """
     starts = given_starts(first_masks, networks) if iteration == 1 else []
     added: list[tuple[int, int]] = []
     if proposals is not None:
-        gallery, added = templates(features, first_masks, offers, networks, settings)
-        size = extent(features)
-        starts += [
-            start
-            for j in range(len(features))
-            for start in _retrieved(
-                j, features, retrieve(j, proposals, gallery, first_masks, settings), networks, memo
-            )
-            if not covered(start, tracklets, skip_iou, size)
-        ]
+        gallery, added = templates(features, first_masks, offers, networks, settings, vectors)
+        size, done = extent(features), settled(tracklets, len(features))
+        for j in range(len(features)):
+            found = retrieve(j, proposals, gallery, first_masks, settings)
+            wanted = [c for c in found if c.object_id not in done]
+            starts += [
+                start
+                for start in _retrieved(j, features, wanted, networks, masks)
+                if not covered(start, tracklets, skip_iou, size)
+            ]
     starts.sort(key=rank)
     return Matches(tuple(starts), iteration > 1 and not starts, tuple(added))
 
@@ -107,32 +108,37 @@ def templates(
     offers: Offers | None,
     networks: Networks,
     settings: MatchesSettings,
+    memo: BoxMemo,
 ) -> tuple[dict[int, Array], list[tuple[int, int]]]:
     """Template embeddings (K, 256) of every object: given masks and confirmed offers.
 
     Also (frame, object) of the offers among them.
     """
+
+    def embed(j: int, boxes: Sequence[Box]) -> list[Array]:
+        return _seen(memo, j, boxes, lambda missing: networks.embed(features.coarse(j), missing))
+
     added: list[tuple[int, int]] = []
     gallery: Templates = {}
     given: set[tuple[int, int]] = set()
     for j, mask in sorted(first_masks.items()):
         ids = object_ids(mask)
-        boxes = np.array([tight(mask == i) for i in ids], np.float32).reshape(-1, 4)
-        for i, vector in zip(ids, networks.embed(features.coarse(j), boxes), strict=True):
+        boxes = [tight(mask == i) for i in ids]
+        for i, vector in zip(ids, embed(j, boxes), strict=True):
             gallery.setdefault(i, []).append(vector)
             given.add((j, i))
     if offers is not None:
         vectors: dict[int, Array] = {}
 
-        def embed(n: int) -> Array:
+        def embed_offer(n: int) -> Array:
             # the offers of one frame together, each frame read at most once
             if n not in vectors:
                 here = np.flatnonzero(offers.frames == offers.frames[n])
-                rows = networks.embed(features.coarse(int(offers.frames[n])), offers.boxes[here])
+                rows = embed(int(offers.frames[n]), list(offers.boxes[here]))
                 vectors.update(zip(here.tolist(), rows, strict=True))
             return vectors[n]
 
-        added = expand(gallery, offers, given, settings, embed)
+        added = expand(gallery, offers, given, settings, embed_offer)
     return {i: np.stack(vectors) for i, vectors in sorted(gallery.items())}, added
 
 
@@ -201,17 +207,27 @@ def _retrieved(
     features: FeatureReader,
     found: Sequence[Candidate],
     networks: Networks,
-    memo: MaskMemo,
+    memo: BoxMemo,
 ) -> Iterator[StartingPoint]:
     """Candidates of frame j with their masks; those without a mask are dropped."""
-    masks = [memo.get(j, c.box) for c in found]
-    missing = [n for n, mask in enumerate(masks) if mask is None]
-    if missing:
-        boxes = np.stack([found[n].box for n in missing])
-        for n, mask in zip(missing, networks.masks(features.coarse(j), boxes), strict=True):
-            memo.put(j, found[n].box, mask)
-            masks[n] = mask
+    boxes = [c.box for c in found]
+    masks = _seen(memo, j, boxes, lambda missing: networks.masks(features.coarse(j), missing))
     for c, mask in zip(found, masks, strict=True):
-        assert mask is not None
         if (mask > 127).any():
             yield StartingPoint(j, c.object_id, c.similarity, c.box, mask, given=False)
+
+
+def _seen(
+    memo: BoxMemo,
+    j: int,
+    boxes: Sequence[Box],
+    look: Callable[[Array], npt.NDArray[Any]],
+) -> list[npt.NDArray[Any]]:
+    """What a network sees in boxes of frame j; look() sees those that the memo lacks."""
+    known = {n: memo.get(j, box) for n, box in enumerate(boxes)}
+    missing = [n for n, row in known.items() if row is None]
+    if missing:
+        for n, row in zip(missing, look(np.stack([boxes[n] for n in missing])), strict=True):
+            memo.put(j, boxes[n], row)
+            known[n] = row
+    return [row for row in known.values() if row is not None]

@@ -105,11 +105,6 @@ class TrackletsSettings(Checked):
 class TubesSettings(Checked):
     """Linking (section 3.2) and the offer of templates (section 3.3)."""
 
-    linking: str = setting(
-        "greedy",
-        "who owns a frame: the most similar (the paper's) or the nearest in time",
-        choices=("greedy", "ownership"),
-    )
     contradiction: float = setting(
         0.5, "IoU with its own object's tube below which a tracklet is dropped", low=0.0, high=1.0
     )

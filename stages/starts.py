@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from models.backbone import STRIDE
 from stages.boxmask import iou
@@ -35,6 +35,20 @@ def covered(
             if iou(start.box, start.mask, *other, size) > skip_iou:
                 return True
     return False
+
+
+def settled(tracklets: Sequence[Tracklet], frames: int) -> set[int]:
+    """Objects that the tracklets of given masks hold in every one of `frames` frames.
+
+    Linking takes no frame from such a tracklet, so whatever else starts from the object
+    changes nothing: propagating it would be work for naught (section 3.2, which skips what
+    does not affect the result).
+    """
+    held: dict[int, set[int]] = {}
+    for t in tracklets:
+        if t.start.given:
+            held.setdefault(t.start.object_id, set()).update(range(t.first, t.first + len(t.masks)))
+    return {i for i, seen in held.items() if len(seen) == frames}
 
 
 def extent(features: FeatureReader) -> tuple[int, int]:

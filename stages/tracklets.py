@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from models.networks import Networks, State
 from stages.settings import TrackletsSettings
-from stages.starts import covered, extent
+from stages.starts import covered, extent, settled
 from stages.types import (
     Box,
     FeatureReader,
@@ -29,7 +29,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 4
+VERSION = 5
 
 Half = npt.NDArray[np.float16]
 
@@ -59,18 +59,26 @@ def tracklets(
     """Accepted tracklets of all iterations so far: `accepted`, then the new ones.
 
     starts: in propagation order. A starting point that an accepted tracklet of its object
-    covers is skipped, a given one never. plain: Re-MP without attention. wave: starting
-    points propagated together. What the memo knows is not propagated again.
+    covers is skipped, and so is one of a settled object; a given one never. plain: Re-MP
+    without attention. wave: retrieved starting points propagated together. What the memo knows
+    is not propagated again.
     """
     kept = list(accepted)
     size = extent(features)
 
     def open_among(queue: Iterable[StartingPoint], new: Sequence[Tracklet]) -> list[StartingPoint]:
-        return [s for s in queue if s.given or not covered(s, new, settings.skip_iou, size)]
+        done = settled(kept, len(features))
+        return [
+            s
+            for s in queue
+            if s.given or not (s.object_id in done or covered(s, new, settings.skip_iou, size))
+        ]
 
     queue = open_among(starts, kept)
     while queue:
-        members, queue = queue[:wave], queue[wave:]
+        # the given ones first, all at once: none is skipped, and they may settle their objects
+        count = sum(s.given for s in queue) or wave
+        members, queue = queue[:count], queue[count:]
         before = len(kept)
         grown = _grow(members, features, flow, networks, settings, plain, memo)
         for start, tracklet in zip(members, grown, strict=True):

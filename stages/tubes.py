@@ -20,12 +20,11 @@ def link(
 ) -> Linking:
     """Which tracklet owns each object in each frame.
 
-    frames: T. size: (H, W) px. `greedy` is the paper's rule, down the order of similarity. The
-    best tracklet of an object starts its tube, and a given one always belongs to it. Any other
-    is merged unless it contradicts: its mean IoU over shared frames with its own object's tube
-    is below settings.contradiction, or with another object's tube above settings.rival. A
-    contradictory tracklet is dropped wholly. On shared frames the higher order keeps its mask;
-    with `ownership` the merged tracklet whose start is nearest in time, weighted by similarity.
+    frames: T. size: (H, W) px. Greedy, down the order of similarity. The best tracklet of an
+    object starts its tube, and a given one always belongs to it. Any other is merged unless it
+    contradicts: its mean IoU over shared frames with its own object's tube is below
+    settings.contradiction, or with another object's tube above settings.rival. A contradictory
+    tracklet is dropped wholly. On shared frames the higher order keeps its mask.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
     owner = np.full((len(objects), frames), -1, np.int32)
@@ -38,8 +37,6 @@ def link(
             merged[n] = True
             span = owner[row, _span(tracklets[n])]
             span[span < 0] = n
-    if settings.linking == "ownership":
-        owner = _nearest([n for n in order if merged[n]], tracklets, objects, frames)
     return Linking(objects, owner, merged)
 
 
@@ -72,23 +69,6 @@ def _contradicts(
             if mean < settings.contradiction if other == row else mean > settings.rival:
                 return True
     return False
-
-
-def _nearest(
-    order: Sequence[int], tracklets: Sequence[Tracklet], objects: Sequence[int], frames: int
-) -> npt.NDArray[np.int32]:
-    """Frame ownership: the highest similarity / (1 + frames from the start) owns a frame."""
-    owner = np.full((len(objects), frames), -1, np.int32)
-    weight = np.full((len(objects), frames), -1, np.float32)
-    for n in order:
-        start, span = tracklets[n].start, _span(tracklets[n])
-        row = objects.index(start.object_id)
-        away = np.abs(np.arange(frames)[span] - start.frame)
-        mine = np.float32(max(start.similarity, 0.0)) / (1 + away).astype(np.float32)
-        better = mine > weight[row, span]
-        owner[row, span][better] = n
-        weight[row, span][better] = mine[better]
-    return owner
 
 
 def render(

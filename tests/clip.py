@@ -93,16 +93,16 @@ class Proposals:
 
 
 @dataclass
-class Masks:
-    """A MaskMemo in memory."""
+class Boxes:
+    """A BoxMemo in memory."""
 
     known: dict[tuple[int, bytes], np.ndarray] = field(default_factory=dict)
 
     def get(self, frame: int, box: np.ndarray) -> np.ndarray | None:
         return self.known.get((frame, box.tobytes()))
 
-    def put(self, frame: int, box: np.ndarray, mask: np.ndarray) -> None:
-        self.known[frame, box.tobytes()] = mask
+    def put(self, frame: int, box: np.ndarray, seen: np.ndarray) -> None:
+        self.known[frame, box.tobytes()] = seen
 
 
 @dataclass

@@ -139,11 +139,14 @@ def accept(
     grow: Callable[[Any], Any],
     limit: float,
     size: tuple[int, int],
+    frames: int,
 ) -> list[Any]:
-    """One after the other: skip what is covered, propagate the rest."""
+    """One after the other: skip what is covered or settled, propagate the rest."""
     kept = list(accepted)
     for start in starts:
-        if start.given or not is_covered(start, kept, limit, size):
+        mine = [t for t in kept if t.start.given and t.start.object_id == start.object_id]
+        settled = all(any(t.covers(j) for t in mine) for j in range(frames))
+        if start.given or not (settled or is_covered(start, kept, limit, size)):
             kept.append(grow(start))
     return kept
 
@@ -178,7 +181,6 @@ def linked(
     frames: int,
     size: tuple[int, int],
     limits: tuple[float, float],
-    rule: str,
 ) -> tuple[list[int], list[list[int]], list[bool]]:
     """Object IDs, owner of each object and frame, which tracklets are merged."""
     ids = sorted({t.start.object_id for t in tracklets})
@@ -204,18 +206,6 @@ def linked(
             for j in span:
                 if tubes[mine][j] < 0:
                     tubes[mine][j] = n
-    if rule == "ownership":
-        for i in ids:
-            for j in range(frames):
-                best, weight = -1, -1.0
-                for n in ranked:
-                    t = tracklets[n]
-                    in_span = t.first <= j < t.first + len(t.masks)
-                    if merged[n] and t.start.object_id == i and in_span:
-                        value = max(t.start.similarity, 0) / (1 + abs(j - t.start.frame))
-                        if value > weight + 1e-9:
-                            best, weight = n, value
-                tubes[i][j] = best
     return ids, [tubes[i] for i in ids], merged
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache import memo
 from cache.files import CacheError
-from cache.memo import MaskMemo, TrackletMemo
+from cache.memo import BoxMemo, TrackletMemo
 from cache.prune import prune, record_run, usage
 from cache.store import Store
 from tests.test_cache_schemas import store_example
@@ -39,7 +40,7 @@ def test_mark_and_sweep(tmp_path: Path) -> None:
     for recipe in ({"run": 1}, {"run": 2}):
         tracklets = TrackletMemo(store, "demo", "bear", recipe)
         tracklets.put(0, BOX, MASK, TRACKLET)
-        with MaskMemo(store, "demo", "bear", recipe) as masks:
+        with BoxMemo(memo.MASK, store, "demo", "bear", recipe) as masks:
             masks.put(0, BOX, MASK)
         memos.append(tracklets.reached | masks.reached)
     record_run(store, "one", kept, memos[0])
@@ -58,7 +59,7 @@ def test_mark_and_sweep(tmp_path: Path) -> None:
     assert prune(store) == []
     assert store.exists("tubes", "demo", "bear", kept[1])
     assert TrackletMemo(store, "demo", "bear", {"run": 1}).get(0, BOX, MASK) is not None
-    with MaskMemo(store, "demo", "bear", {"run": 1}) as masks:
+    with BoxMemo(memo.MASK, store, "demo", "bear", {"run": 1}) as masks:
         assert masks.get(0, BOX) is not None
 
 

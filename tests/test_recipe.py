@@ -46,7 +46,7 @@ def weights(name: str) -> dict[str, str]:
     [
         (recipe({"matches.rho_reid": "0.9"}), AFTER_MATCHES),
         (recipe({"proposals.per_frame": "50"}), {"proposals", "embeddings", *AFTER_MATCHES}),
-        (recipe({"tubes.linking": "ownership"}), AFTER_MATCHES),
+        (recipe({"tubes.rival": "0.3"}), AFTER_MATCHES),
         (recipe(modules=weights("rpn")), {"proposals", "embeddings", *AFTER_MATCHES}),
         (recipe(modules=weights("reid")), {"embeddings", "search", *AFTER_MATCHES}),
         (recipe({"search.windows": "0"}), {"search", *AFTER_MATCHES}),
@@ -73,7 +73,7 @@ def test_a_change_recomputes_what_follows_it(other: Recipe, expected: set[str]) 
 
 
 def test_first_iteration_stays_where_only_later_ones_change() -> None:
-    base, other = (keys(r, "ant") for r in (recipe(), recipe({"tubes.linking": "ownership"})))
+    base, other = (keys(r, "ant") for r in (recipe(), recipe({"tubes.rival": "0.3"})))
     assert base["matches(1)"] == other["matches(1)"]
     assert base["tracklets(1)"] == other["tracklets(1)"]
     assert base["matches(2)"] != other["matches(2)"]
@@ -140,7 +140,7 @@ def test_unknown_settings(text: str, message: str) -> None:
         ("proposals.per_frame", "many", "must be an integer, 1 to 1000"),
         ("proposals.per_frame", "0", "must be an integer, 1 to 1000"),
         ("matches.rho_reid", "nan", "must be a number, -1 to 1"),
-        ("tubes.linking", "best", "must be one of greedy, ownership"),
+        ("flow.method", "best", "must be one of dis, raft"),
         ("run.variant", "dyanet", "must be one of dyenet, remp"),
     ],
 )
@@ -150,13 +150,13 @@ def test_values_out_of_range(name: str, value: str, message: str) -> None:
 
 
 def test_lists_are_for_sweeps() -> None:
-    given = gather(["tubes.linking=greedy,ownership,tracklets.skip_iou=0.5"], {"rho_reid": "0.8"})
+    given = gather(["tubes.rival=0.2,0.3,tracklets.skip_iou=0.5"], {"rho_reid": "0.8"})
     assert given == {
-        "tubes.linking": ("greedy", "ownership"),
+        "tubes.rival": ("0.2", "0.3"),
         "tracklets.skip_iou": ("0.5",),
         "matches.rho_reid": ("0.8",),
     }
-    with pytest.raises(UserError, match=r"tubes\.linking: takes one value here"):
+    with pytest.raises(UserError, match=r"tubes\.rival: takes one value here"):
         single(given)
 
 

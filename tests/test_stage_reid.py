@@ -21,7 +21,7 @@ from stages.proposals import proposals
 from stages.settings import MatchesSettings, ProposalsSettings
 from stages.types import Matches, Offers, StartingPoint, Tracklet
 from tests import reference
-from tests.clip import FRAMES, SIZE, Clip, Features, Masks, Proposals, make_clip
+from tests.clip import FRAMES, SIZE, Boxes, Clip, Features, Proposals, make_clip
 
 NOTHING = Offers(
     np.zeros(0, np.int32),
@@ -96,7 +96,8 @@ def run(clip: Clip, iteration: int = 1, **changes: object) -> Matches:
         "networks": clip.networks,
         "settings": MatchesSettings(rho_reid=0.5),
         "skip_iou": 0.7,
-        "memo": Masks(),
+        "masks": Boxes(),
+        "vectors": Boxes(),
     }
     return matches(**{**arguments, **changes})  # type: ignore[arg-type]
 
@@ -185,14 +186,23 @@ def test_what_accepted_tracklets_cover_is_left_out(clip: Clip) -> None:
     assert run(clip, iteration=2, tracklets=everything).converged
 
 
+def test_a_settled_object_gets_no_more_starting_points(clip: Clip) -> None:
+    found = run(clip, iteration=2)
+    given = replace(clip.start(0, 1, 1.0, given=True), box=np.array([0, 0, 1, 1], np.float32))
+    line = np.repeat(given.box[None], FRAMES, 0), np.repeat(given.mask[None], FRAMES, 0)
+    again = run(clip, iteration=2, tracklets=(Tracklet(given, 1, 0, *line),))
+    assert {s.object_id for s in found.starts} == {1, 3}
+    assert {s.object_id for s in again.starts} == {3}
+
+
 def test_masks_are_computed_once(clip: Clip) -> None:
-    memo = Masks()
-    first = run(clip, memo=memo)
+    memo = Boxes()
+    first = run(clip, masks=memo)
     before = dict(memo.known)
     assert len(before) >= len(first.starts) - 2
     without = copy(clip.networks)
     without.mask = None
-    second = run(clip, memo=memo, networks=without)
+    second = run(clip, masks=memo, networks=without)
     assert memo.known == before
     for a, b in zip(first.starts, second.starts, strict=True):
         assert a.mask.tobytes() == b.mask.tobytes() and a.box.tobytes() == b.box.tobytes()
@@ -213,6 +223,13 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
         for (j, box), c in zip(boxes.items(), offers.confidences, strict=True)
     ]
     gallery = reference.expanded(given_templates(clip), offered, {(0, 1), (0, 3)}, 0.5, 3, 2)
+    # no vector is computed that was seen before
+    memo = Boxes()
+    run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo)
+    without = copy(clip.networks)
+    without.reid = None
+    again = run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo, networks=without)
+    assert [s.similarity for s in again.starts] == [s.similarity for s in found.starts]
     assert len(gallery[1]) == 4 and len(gallery[3]) == 1
     assert found.templates == ((1, 1), (3, 1), (6, 1))
     expected = naive(clip, 0.5, gallery)

@@ -149,7 +149,7 @@ def test_waves_and_memo_do_not_change_a_byte(
     # weights that cannot propagate: all of it comes from the memo
     again = run(starts, wave, memo, chosen=chosen, networks=powerless())
     size = extent(clip().features)
-    naive = reference.accept(starts, [], lambda s: expected(s, chosen), skip, size)
+    naive = reference.accept(starts, [], lambda s: expected(s, chosen), skip, size, FRAMES)
     assert len(one) == len(many) == len(again) == len(naive)
     for a, b, c, d in zip(one, many, again, naive, strict=True):
         assert same(a, b) and same(a, c) and same(a, d)
@@ -170,10 +170,25 @@ def test_later_iterations_keep_what_was_accepted_and_skip_what_it_covers() -> No
         1, 1, 0.9, first[0].boxes[1 - first[0].first], first[0].masks[1 - first[0].first], False
     )
     chosen = TrackletsSettings(skip_iou=0.99)
+    # object 3 must not be settled
+    first[1] = replace(first[1], boxes=first[1].boxes[:4], masks=first[1].masks[:4])
     second = run([covered, clip().start(4, 3)], accepted=tuple(first), iteration=2, chosen=chosen)
     assert [t.iteration for t in second] == [1, 1, 2]
     assert all(a is b for a, b in zip(second, first, strict=False))
     assert second[2].start.object_id == 3
+
+
+def test_nothing_more_is_propagated_for_a_settled_object() -> None:
+    starts = [clip().start(0, 1, 1.0, given=True), clip().start(5, 1, 0.8)]
+    throughout = TrackletsSettings(abort_ratio=0, abort_area=0, skip_iou=1.0)
+    (whole,) = run(starts, chosen=throughout)
+    assert len(whole.masks) == FRAMES
+    assert run(starts[1:], accepted=(whole,), iteration=2, chosen=throughout) == [whole]
+    # a retrieved tracklet that runs through the video settles nothing
+    guessed = replace(whole, start=replace(whole.start, given=False))
+    assert len(run(starts[1:], accepted=(guessed,), iteration=2, chosen=throughout)) == 2
+    cut = replace(whole, boxes=whole.boxes[:-1], masks=whole.masks[:-1])
+    assert len(run(starts[1:], accepted=(cut,), iteration=2, chosen=throughout)) == 2
 
 
 def test_the_memo_serves_another_similarity_object_and_iteration() -> None:
@@ -199,8 +214,10 @@ def test_a_skipped_member_of_a_wave_goes_to_the_memo_only() -> None:
 
 def test_progress_ends_at_the_total() -> None:
     calls: Calls = []
-    starts = [clip().start(j, 1, given=True) for j in range(5)]
-    run(starts, wave=2, calls=calls)
+    starts = [clip().start(0, i, given=True) for i in (1, 3)]
+    starts += [replace(clip().start(j, 1), object_id=2) for j in range(1, 4)]
+    chosen = TrackletsSettings(skip_iou=1.0)
+    run(starts, wave=2, calls=calls, chosen=chosen)
     assert calls == [(2, 5), (4, 5), (5, 5)]
     assert run([]) == []
 

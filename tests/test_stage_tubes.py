@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.settings import TubesSettings
+from stages.starts import settled
 from stages.tubes import link, offers, render
 from stages.types import StartingPoint, Tracklet
 from tests import reference
@@ -62,28 +63,35 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
 @settings(max_examples=60, deadline=None)
 @given(
     tracks(),
-    st.sampled_from(["greedy", "ownership"]),
     st.sampled_from([(0.31, 0.31), (0.5, 0.15), (0.83, 0.5)]),
 )
-def test_linking_equals_the_loop(
-    items: list[Tracklet], rule: str, limits: tuple[float, float]
-) -> None:
+def test_linking_equals_the_loop(items: list[Tracklet], limits: tuple[float, float]) -> None:
     own, other = limits
-    changed = TubesSettings(linking=rule, contradiction=own, rival=other)
-    linking = link(items, FRAMES, SIZE, changed)
-    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limits, rule)
+    linking = link(items, FRAMES, SIZE, TubesSettings(contradiction=own, rival=other))
+    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limits)
     assert list(linking.objects) == ids
     assert linking.merged.tolist() == merged
     assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
 
 
-def test_greedy_keeps_the_higher_order_and_ownership_the_nearer() -> None:
+def test_the_higher_order_keeps_its_masks() -> None:
     here = [(5.0, 5.0)] * FRAMES
     items = [track(1, 4, 0.8, 0, here), track(1, 0, 1.0, 0, here, given=True)]
-    greedy = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
+    greedy = link(items, FRAMES, SIZE, TubesSettings())
     assert greedy.owner.tolist() == [[1] * 5] and greedy.merged.all()
-    ownership = link(items, FRAMES, SIZE, TubesSettings(linking="ownership"))
-    assert ownership.owner.tolist() == [[1, 1, 1, 0, 0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(tracks())
+def test_a_settled_object_gains_nothing_from_other_starts(items: list[Tracklet]) -> None:
+    whole = track(1, 0, 1.0, 0, [(5.0, 4.0)] * FRAMES, given=True)
+    items = [whole, *items]
+    assert 1 in settled(items, FRAMES)
+    kept = [n for n, t in enumerate(items) if t.start.given or t.start.object_id != 1]
+    every = link(items, FRAMES, SIZE, TubesSettings())
+    some = link([items[n] for n in kept], FRAMES, SIZE, TubesSettings())
+    owner = [[kept[n] if n >= 0 else -1 for n in row] for row in some.owner]
+    assert some.objects == every.objects and owner == every.owner.tolist()
 
 
 def test_contradictions() -> None:
@@ -92,9 +100,7 @@ def test_contradictions() -> None:
     away = track(1, 2, 0.9, 2, [(12.0, 0.0)] * 2)
     theirs = track(1, 2, 0.85, 2, [(17.0, 12.0)] * 2)
     agrees = track(1, 2, 0.8, 2, [(1.0, 0.0)] * 2)
-    linking = link(
-        [agrees, theirs, away, other, first], FRAMES, SIZE, TubesSettings(linking="greedy")
-    )
+    linking = link([agrees, theirs, away, other, first], FRAMES, SIZE, TubesSettings())
     assert linking.merged.tolist() == [True, False, False, True, True]
     assert linking.owner.tolist() == [[4] * 5, [3] * 5]
 
@@ -104,7 +110,7 @@ def test_what_shares_no_frame_does_not_contradict() -> None:
         track(1, 0, 1.0, 0, [(0.0, 0.0)] * 2, given=True),
         track(1, 3, 0.8, 3, [(15.0, 10.0)] * 2),
     ]
-    linking = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
+    linking = link(items, FRAMES, SIZE, TubesSettings())
     assert linking.owner.tolist() == [[0, 0, -1, 1, 1]]
 
 
@@ -113,7 +119,7 @@ def test_a_given_mask_always_belongs_to_its_tube() -> None:
         track(1, 0, 1.0, 0, [(0.0, 0.0)] * 4, given=True),
         track(1, 3, 1.0, 2, [(15.0, 10.0)] * 3, given=True),
     ]
-    linking = link(items, FRAMES, SIZE, TubesSettings(linking="greedy"))
+    linking = link(items, FRAMES, SIZE, TubesSettings())
     assert linking.merged.all()
     assert linking.owner.tolist() == [[0, 0, 0, 0, 1]]
 
