@@ -189,10 +189,22 @@ _SEARCH = Schema(
     ),
 )
 
+_EVIDENCE = Schema(
+    "evidence",
+    "How well boxes agree with the memory of given masks (an extension to section 3.1).",
+    (
+        Field("objects", "int32", ("O",), "objects with a given mask, ascending", "object ID"),
+        Field(
+            "values", "float32", ("N", "O"), "of each frame's proposals, then its windows", "0..1"
+        ),
+        Field("offsets", "int64", ("T+1",), "frame j has rows offsets[j] .. offsets[j+1] - 1"),
+    ),
+)
+
 _START = (
     Field("frame", "int32", ("S",), "frame of the starting point", "frame"),
     Field("object", "int32", ("S",), "its object, as in the dataset", "object ID"),
-    Field("similarity", "float64", ("S",), "cosine to the nearest template; 1 if given", "-1..1"),
+    Field("similarity", "float64", ("S",), "to its object, rho_reid's scale; 1 if given"),
     Field("box", "float32", ("S", 4), "the box that its mask fills", _BOX),
     Field("mask", "uint8", ("S", "s", "s"), "foreground probability in the box", "1/255"),
     Field("given", "bool", ("S",), "whether the mask was given with the video"),
@@ -313,6 +325,7 @@ SCHEMAS: dict[str, Schema] = {
         _PROPOSALS,
         _EMBEDDINGS,
         _SEARCH,
+        _EVIDENCE,
         _MATCHES,
         _TRACKLETS,
         _TUBES,

@@ -41,6 +41,11 @@ class Memory(NamedTuple):
     age: Tensor
     """(N,) frames since the starting frame"""
 
+    def origin(self) -> Memory:
+        """The starting frame alone."""
+        none = self.later_keys[:, :, :0], self.later_sides[:, :0]
+        return self._replace(later_keys=none[0], later_sides=none[1])
+
 
 class AppearanceMemory(nn.Module):
     """Cosine matching in a learnt projection of the trunk's features."""

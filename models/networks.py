@@ -213,13 +213,43 @@ class Networks:
             coarse, thin = self.frame(f), self.frame(fine)
             assert coarse is not None
             for i in range(len(boxes)):
-                given = self.tensor(masks[i : i + 1])[:, None] / 255
-                box = self.tensor(boxes[i : i + 1])
-                tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, box)
-                roi = geometry.roi_box(tight, a.margin)
-                mask = geometry.sample_box(given, box, geometry.centres(roi, a.mask_size))
+                roi, mask = self._roi(boxes[i : i + 1], masks[i : i + 1])
                 parts.append(propagation.start(remp, a, coarse, thin, roi, mask, index))
         return State(parts, areas(parts))
+
+    def remember(
+        self, f: npt.NDArray[np.float16], box: Array, mask: npt.NDArray[np.uint8], *, plain: bool
+    ) -> Memory | None:
+        """What a given mask (t, t) in a box (4,) px shows; None without the extension."""
+        index = torch.zeros(1, dtype=torch.long, device=self.device)
+        with self.inference():
+            coarse = self.frame(f)
+            assert coarse is not None
+            roi, shown = self._roi(box[None], mask[None])
+            return propagation.memorise(
+                self._remp(plain), self.architecture, coarse, roi, shown, index
+            )
+
+    def recognise(self, f: npt.NDArray[np.float16], memory: Memory, *, plain: bool) -> Tensor:
+        """How surely each cell of a frame, GLANCE px a side, shows the object: (h, w), 0..1.
+
+        memory: of remember(), so without later frames.
+        """
+        seen = self._remp(plain).memory
+        assert seen is not None
+        with self.inference():
+            coarse = self.frame(f)
+            assert coarse is not None
+            x = propagation.glance(coarse.to(seen.project.weight))
+            return seen(x, memory.origin())[0, -1]
+
+    def _roi(self, box: Array, mask: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """RoI box (1, 4) of a mask (1, t, t) that fills a box (1, 4), and the mask in it."""
+        given, outer = self.tensor(mask)[:, None] / 255, self.tensor(box)
+        tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, outer)
+        roi = geometry.roi_box(tight, self.architecture.margin)
+        places = geometry.centres(roi, self.architecture.mask_size)
+        return roi, geometry.sample_box(given, outer, places)
 
     def step(
         self,

@@ -149,11 +149,16 @@ class Job:
     def flow(self) -> readers.Flow:
         return readers.Flow(self.open("flow"))
 
+    def boxes(self) -> readers.Boxes:
+        """Proposals and windows with embeddings."""
+        return readers.Boxes(*map(self.open, ("proposals", "embeddings", "search")))
+
     def proposals(self) -> readers.Proposals | None:
-        """Proposals and windows with embeddings; None for variants without retrieval."""
-        if "embeddings" not in self.specs:
+        """Proposals and windows with embeddings and evidence; None without retrieval."""
+        if "evidence" not in self.specs:
             return None
-        return readers.Proposals(*map(self.open, ("proposals", "embeddings", "search")))
+        names = ("proposals", "embeddings", "search", "evidence")
+        return readers.Proposals(*map(self.open, names))
 
     def matches(self, k: int) -> Matches:
         return readers.get_matches(self.open(label("matches", k)))

@@ -58,17 +58,11 @@ class Flow:
         return decode(self._to_next[j])
 
 
-class Proposals:
-    """stages.types.ProposalReader: proposals and windows of the search, with their vectors.
-
-    Windows have no objectness: nothing but their look speaks for them.
-    """
+class Boxes:
+    """stages.types.BoxReader: proposals, then windows of the search, with their vectors."""
 
     def __init__(self, proposals: Reader, embeddings: Reader, search: Reader) -> None:
-        arrays = proposals.arrays() | embeddings.arrays()
-        windows = search.arrays()
-        windows["objectness"] = np.zeros(len(windows["boxes"]), np.float32)
-        self._tables = arrays, windows
+        self._tables = proposals.arrays() | embeddings.arrays(), search.arrays()
 
     def _column(self, name: str, j: int) -> Float32:
         return np.concatenate(
@@ -78,11 +72,22 @@ class Proposals:
     def boxes(self, j: int) -> Float32:
         return self._column("boxes", j)
 
-    def objectness(self, j: int) -> Float32:
-        return self._column("objectness", j)
-
     def embeddings(self, j: int) -> Float32:
         return self._column("vectors", j)
+
+
+class Proposals(Boxes):
+    """stages.types.ProposalReader."""
+
+    def __init__(
+        self, proposals: Reader, embeddings: Reader, search: Reader, evidence: Reader
+    ) -> None:
+        super().__init__(proposals, embeddings, search)
+        self._evidence = evidence.arrays()
+
+    def evidence(self, j: int) -> Float32:
+        first, end = self._evidence["offsets"][j : j + 2]
+        return np.asarray(self._evidence["values"][int(first) : int(end)])
 
 
 def offsets(lengths: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -206,7 +206,14 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
             modules=["reid"],
             also=["frames"],
         )
-    boxes = ["features", *(["proposals", "embeddings", "search"] if retrieval else [])]
+        chain.add(
+            "evidence",
+            inputs=["features", "proposals", "embeddings", "search"],
+            sources=["first_masks"],
+            modules=["mask", "reid", remp],
+            also=["frames"],
+        )
+    boxes = ["proposals", "embeddings", "search", "evidence"] if retrieval else []
     for k in range(1, settings.iterations + 1):
         before = [label("tubes", k - 1), label("tracklets", k - 1)] if k > 1 else []
         converged = [label("matches", i) for i in range(max(1, k - 1), k + 1)]
@@ -215,7 +222,7 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
             "matches",
             k,
             settings={**asdict(settings.matches), **skip} if retrieval else {},
-            inputs=[*boxes, *before],
+            inputs=["features", *boxes, *before],
             sources=["first_masks"],
             modules=["mask", "reid"] if retrieval else [remp],
             also=["frames", *converged[:-1]],

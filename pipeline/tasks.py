@@ -221,6 +221,35 @@ class Search(Stage):
             out.put("offsets", offsets([len(rows) for rows in boxes]))
 
 
+class Evidence(Stage):
+    """How well boxes agree with the memory of given masks (an extension to section 3.1)."""
+
+    stage = "evidence"
+
+    def compute(self, job: Job) -> None:
+        import numpy as np
+
+        from pipeline.readers import offsets
+        from stages.boxmask import object_ids
+        from stages.evidence import evidence
+
+        features, masks = job.features(), job.first_masks()
+        with job.mask_memo() as memo:
+            found = evidence(
+                features,
+                job.boxes(),
+                masks,
+                job.networks,
+                memo,
+                plain=job.recipe.settings.plain,
+            )
+            values = list(job.progress.follow(found, len(features)))
+        with job.write() as out:
+            out.put("objects", sorted({i for mask in masks.values() for i in object_ids(mask)}))
+            out.put("values", np.concatenate(values))
+            out.put("offsets", offsets([len(rows) for rows in values]))
+
+
 class Matches(Stage):
     """Re-ID: starting points of one iteration (sections 3.1 and 3.3)."""
 
@@ -351,6 +380,7 @@ STAGES: dict[str, type[Stage]] = {
         Proposals,
         Embeddings,
         Search,
+        Evidence,
         Matches,
         Tracklets,
         Tubes,

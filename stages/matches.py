@@ -1,21 +1,21 @@
 """Re-identification: proposals that look like a template become starting points.
 
 Sections 3.1 and 3.3: the templates are the given masks and, from the second iteration
-on, confident masks of the tubes; a proposal whose cosine similarity to a template is
-over rho_reid is kept as a starting point, with the mask that the mask network sees in it.
+on, confident masks of the tubes; a proposal whose similarity to a template is over rho_reid
+is kept as a starting point, with the mask that the mask network sees in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from models.networks import Networks
 from stages.boxmask import cut, object_ids, tight
+from stages.seen import BoxMemo, seen
 from stages.settings import MatchesSettings
 from stages.starts import covered, extent, rank, settled
 from stages.types import (
@@ -29,19 +29,11 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 4
+VERSION = 5
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]
 """Embeddings (256,) by object."""
-
-
-class BoxMemo(Protocol):
-    """What a network saw in boxes, also in an earlier run."""
-
-    def get(self, frame: int, box: Box) -> npt.NDArray[Any] | None: ...
-
-    def put(self, frame: int, box: Box, seen: npt.NDArray[Any]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -116,7 +108,7 @@ def templates(
     """
 
     def embed(j: int, boxes: Sequence[Box]) -> list[Array]:
-        return _seen(memo, j, boxes, lambda missing: networks.embed(features.coarse(j), missing))
+        return seen(memo, j, boxes, lambda missing: networks.embed(features.coarse(j), missing))
 
     added: list[tuple[int, int]] = []
     gallery: Templates = {}
@@ -152,8 +144,9 @@ def expand(
     """Template expansion (section 3.3): add confirmed offers to `gallery`; their (frame, object).
 
     The most confident first, and of equal ones the earliest: an offer is added if one of
-    its object's templates is as similar as rho_reid, at most settings.templates an object
-    and at least settings.template_gap frames apart. given: (frame, object) of the given
+    its object's templates is as similar as rho_reid, and no template of another object more
+    so (a tube may have gone over to another object), at most settings.templates an object and
+    at least settings.template_gap frames apart. given: (frame, object) of the given
     masks, which are templates already. embed(n): embedding (256,) of offer n.
     """
     added: dict[int, list[int]] = {i: [] for i in gallery}
@@ -163,7 +156,8 @@ def expand(
         if near or (j, i) in given or len(added[i]) >= settings.templates:
             continue
         vector = embed(n)
-        if max(float(known @ vector) for known in gallery[i]) >= settings.rho_reid:
+        alike = {k: max(float(known @ vector) for known in v) for k, v in gallery.items()}
+        if alike[i] >= max(settings.rho_reid, *alike.values()):
             gallery[i].append(vector)
             added[i].append(j)
     return [(j, i) for i, frames in sorted(added.items()) for j in sorted(frames)]
@@ -179,25 +173,21 @@ def retrieve(
     """The best proposal of frame j for each object, where similar enough.
 
     gallery: templates (K, 256) by object, ascending. A proposal belongs to the object that
-    it is most similar to. Of those similar enough, objectness has a say in which is best:
-    a part of an object may resemble the template no less than the whole. Objects whose mask
-    is given in frame j are left out.
+    it is most similar to; similarity is the largest cosine to its templates plus the weighted
+    evidence. Objects whose mask is given in frame j are left out.
     """
-    vectors, boxes, objectness = (
-        proposals.embeddings(j),
-        proposals.boxes(j),
-        proposals.objectness(j),
-    )
+    vectors, boxes = proposals.embeddings(j), proposals.boxes(j)
     if not len(vectors):
         return []
     similarity = np.stack([(vectors @ k.T).max(1) for k in gallery.values()])
+    similarity += settings.evidence * proposals.evidence(j).T
     nearest = similarity.argmax(0)
     given = object_ids(first_masks[j]) if j in first_masks else []
     found = []
     for row, i in enumerate(gallery):
         mine = np.flatnonzero((nearest == row) & (similarity[row] > settings.rho_reid))
         if i not in given and len(mine):
-            best = mine[(similarity[row] + settings.objectness * objectness)[mine].argmax()]
+            best = mine[similarity[row, mine].argmax()]
             found.append(Candidate(i, float(similarity[row, best]), boxes[best]))
     return found
 
@@ -211,23 +201,7 @@ def _retrieved(
 ) -> Iterator[StartingPoint]:
     """Candidates of frame j with their masks; those without a mask are dropped."""
     boxes = [c.box for c in found]
-    masks = _seen(memo, j, boxes, lambda missing: networks.masks(features.coarse(j), missing))
+    masks = seen(memo, j, boxes, lambda missing: networks.masks(features.coarse(j), missing))
     for c, mask in zip(found, masks, strict=True):
         if (mask > 127).any():
             yield StartingPoint(j, c.object_id, c.similarity, c.box, mask, given=False)
-
-
-def _seen(
-    memo: BoxMemo,
-    j: int,
-    boxes: Sequence[Box],
-    look: Callable[[Array], npt.NDArray[Any]],
-) -> list[npt.NDArray[Any]]:
-    """What a network sees in boxes of frame j; look() sees those that the memo lacks."""
-    known = {n: memo.get(j, box) for n, box in enumerate(boxes)}
-    missing = [n for n, row in known.items() if row is None]
-    if missing:
-        for n, row in zip(missing, look(np.stack([boxes[n] for n in missing])), strict=True):
-            memo.put(j, boxes[n], row)
-            known[n] = row
-    return [row for row in known.values() if row is not None]

@@ -75,13 +75,11 @@ class SearchSettings(Checked):
 class MatchesSettings(Checked):
     """Re-identification (section 3.1) and the stop rule (section 3.3)."""
 
-    rho_reid: float = setting(
-        0.7, "cosine similarity above which a proposal is kept", low=-1.0, high=1.0
-    )
-    objectness: float = setting(
-        0.1,
-        "weight of objectness where an object's best proposal is chosen; 0: by similarity alone, "
-        "as in the paper",
+    rho_reid: float = setting(0.7, "similarity above which a proposal is kept", low=-1.0, high=2.0)
+    evidence: float = setting(
+        0.6,
+        "weight of evidence in similarity, beside the cosine (stages/evidence.py); 0: the cosine "
+        "alone, as in the paper",
         low=0.0,
     )
     templates: int = setting(20, "templates added an object and iteration, at most", low=0)

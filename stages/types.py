@@ -47,17 +47,21 @@ class FlowReader(Protocol):
         """(2, H, W) x, y: the point p of frame j lies at p + flow in frame j + 1; j <= T - 2."""
 
 
-class ProposalReader(Protocol):
+class BoxReader(Protocol):
     """Proposals of one video with their embeddings."""
 
     def boxes(self, j: int) -> npt.NDArray[np.float32]:
         """b_j: (M_j, 4) float32 xyxy px."""
 
-    def objectness(self, j: int) -> npt.NDArray[np.float32]:
-        """(M_j,) float32 in 0..1."""
-
     def embeddings(self, j: int) -> npt.NDArray[np.float32]:
         """(M_j, 256) float32, L2-normalised."""
+
+
+class ProposalReader(BoxReader, Protocol):
+    """Proposals with all that Re-ID goes by."""
+
+    def evidence(self, j: int) -> npt.NDArray[np.float32]:
+        """(M_j, O) float32 in 0..1 for every object with a given mask, ascending."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class StartingPoint:
     frame: int
     object_id: int
     similarity: float
-    """cosine to the object's nearest template; 1 for a given mask"""
+    """to the object: cosine to its nearest template, and evidence; 1 for a given mask"""
     box: Box
     """the box that `mask` fills: the tight proposal box, or the given mask's RoI box"""
     mask: Probability

@@ -13,6 +13,7 @@ from models.networks import Networks
 from models.weights import random_networks
 from stages.boxmask import cut
 from stages.embeddings import embeddings
+from stages.evidence import evidence
 from stages.features import features
 from stages.flow import decode, flow
 from stages.proposals import proposals
@@ -79,17 +80,17 @@ class Proposals:
     """A ProposalReader over lists."""
 
     boxed: list[np.ndarray]
-    scores: list[np.ndarray]
     vectors: list[np.ndarray]
+    values: list[np.ndarray]
 
     def boxes(self, j: int) -> np.ndarray:
         return self.boxed[j]
 
-    def objectness(self, j: int) -> np.ndarray:
-        return self.scores[j]
-
     def embeddings(self, j: int) -> np.ndarray:
         return self.vectors[j]
+
+    def evidence(self, j: int) -> np.ndarray:
+        return self.values[j]
 
 
 @dataclass
@@ -146,12 +147,14 @@ def make_clip() -> Clip:
     drawn = [draw(j) for j in range(FRAMES)]
     images = [image for image, _ in drawn]
     reader = Features(list(features(images, networks)))
-    found = list(proposals(reader, SIZE, networks, ProposalsSettings(per_frame=12)))
-    boxes, scores = [b for b, _ in found], [s for _, s in found]
+    found = proposals(reader, SIZE, networks, ProposalsSettings(per_frame=12))
+    boxes = [b for b, _ in found]
     vectors = list(embeddings(reader, lambda j: boxes[j], networks))
     fields = Flow(list(flow(images, FlowSettings())))
-    offered = Proposals(boxes, scores, vectors)
-    return Clip(networks, images, [m for _, m in drawn], reader, fields, offered)
+    annotations = [m for _, m in drawn]
+    offered = Proposals(boxes, vectors, [])
+    offered.values = list(evidence(reader, offered, {0: annotations[0]}, networks, Boxes()))
+    return Clip(networks, images, annotations, reader, fields, offered)
 
 
 def same(a: Tracklet, b: Tracklet) -> bool:

@@ -223,23 +223,23 @@ def expanded(
 ) -> dict[int, list[Any]]:
     """Templates by object: the given ones and confirmed offers (frame, object, conf, vector)."""
     gallery = {i: list(v) for i, v in known.items()}
-    for i, vectors in gallery.items():
-        taken: list[int] = []
-        mine = [o for o in offered if o[1] == i]
-        for frame, _, _, vector in sorted(mine, key=lambda o: (-o[2], o[0])):
-            if (frame, i) in given or len(taken) >= count:
-                continue
-            if any(abs(frame - k) < gap for k in taken):
-                continue
-            if max(cosine(v, vector) for v in vectors) >= rho:
-                vectors.append(vector)
-                taken.append(frame)
+    taken: dict[int, list[int]] = {i: [] for i in gallery}
+    for frame, i, _, vector in sorted(offered, key=lambda o: (-o[2], o[0])):
+        if (frame, i) in given or len(taken[i]) >= count:
+            continue
+        if any(abs(frame - k) < gap for k in taken[i]):
+            continue
+        mine = max(cosine(v, vector) for v in gallery[i])
+        others = [cosine(v, vector) for k, vs in gallery.items() if k != i for v in vs]
+        if mine >= rho and all(mine >= other for other in others):
+            gallery[i].append(vector)
+            taken[i].append(frame)
     return gallery
 
 
 def retrieved(
     vectors: Any,
-    objectness: Any,
+    evidence: Any,
     gallery: Mapping[int, list[Any]],
     given: Sequence[int],
     rho: float,
@@ -247,13 +247,14 @@ def retrieved(
 ) -> list[tuple[int, int, float]]:
     """(object, proposal, similarity) of one frame."""
     best: dict[int, tuple[int, float]] = {}
-    ranks: dict[int, float] = {}
     for n, vector in enumerate(vectors):
-        scores = {i: max(cosine(vector, t) for t in ts) for i, ts in gallery.items()}
+        scores = {
+            i: max(cosine(vector, t) for t in gallery[i]) + weight * float(evidence[n][column])
+            for column, i in enumerate(sorted(gallery))
+        }
         winner = max(sorted(scores), key=lambda i: scores[i])
-        rank = scores[winner] + weight * objectness[n]
-        if scores[winner] > rho and rank > ranks.get(winner, -2.0):
-            best[winner], ranks[winner] = (n, scores[winner]), rank
+        if scores[winner] > rho and (winner not in best or scores[winner] > best[winner][1]):
+            best[winner] = (n, scores[winner])
     return [(i, n, s) for i, (n, s) in sorted(best.items()) if i not in given]
 
 

@@ -154,7 +154,7 @@ def test_errors_are_one_line(
 def test_luigi_cfg_and_command_line(folder: Path, dataset: list[str], fast: list[str]) -> None:
     place = folder / "configured"
     place.mkdir()
-    (place / "luigi.cfg").write_text("[matches]\nrho_reid = 2\n")
+    (place / "luigi.cfg").write_text("[matches]\nrho_reid = 3\n")
 
     def run(*more: object) -> str:
         done = command(
@@ -171,7 +171,7 @@ def test_luigi_cfg_and_command_line(folder: Path, dataset: list[str], fast: list
         )
         return done.stderr
 
-    assert run() == "ERROR: luigi.cfg: matches.rho_reid = 2: must be a number, -1 to 1\n"
+    assert run() == "ERROR: luigi.cfg: matches.rho_reid = 3: must be a number, -1 to 2\n"
     (place / "luigi.cfg").write_text("[matches]\nrho_reed = 0.5\n")
     assert "luigi.cfg: matches.rho_reed: no such setting; did you mean matches.rho_reid" in run()
     (place / "luigi.cfg").write_text("[matches]\nrho_reid = 0.5\n")

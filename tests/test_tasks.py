@@ -31,7 +31,7 @@ SCORES = ["scores(1)", "scores(2)"]
 LUIGID = "from luigi.cmdline import luigid; luigid()"
 KILLS = int(os.environ.get("DYENET_TEST_KILLS", "3"))
 """random moments at which a run is killed"""
-ONCE = ["frames", "features", "flow", "proposals", "embeddings", "search"]
+ONCE = ["frames", "features", "flow", "proposals", "embeddings", "search", "evidence"]
 
 
 class Place:
@@ -178,8 +178,8 @@ def test_changed_rho_reid_and_back(place: Place, run: Callable[..., dict]) -> No
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("reid", ["embeddings", "search"]),
-        ("trunk", ["features", "proposals", "embeddings", "search"]),
+        ("reid", ["embeddings", "search", "evidence"]),
+        ("trunk", ["features", "proposals", "embeddings", "search", "evidence"]),
     ],
 )
 def test_changed_weights(
@@ -194,7 +194,7 @@ def test_changed_first_mask(place: Place, run: Callable[..., dict]) -> None:
     mask[:20] = 0
     write_mask(place.data / "Annotations/480p/ant/00000.png", mask)
     assert run() == {
-        "ant": sorted(["frames", "search", *AFTER_MATCHES, *SCORES, "export"]),
+        "ant": sorted(["frames", "search", "evidence", *AFTER_MATCHES, *SCORES, "export"]),
         "": ["report"],
     }
 
@@ -292,7 +292,7 @@ def test_bad_options(place: Place, changed: dict[str, str], message: str) -> Non
 def test_bad_option_is_one_line_of_the_command(finished: Place) -> None:
     failed = finished.luigi(rho_reid=7)
     assert failed.returncode != 0
-    assert failed.stderr == "ERROR: matches.rho_reid = 7: must be a number, -1 to 1\n"
+    assert failed.stderr == "ERROR: matches.rho_reid = 7: must be a number, -1 to 2\n"
 
 
 def test_bad_mask_is_one_line_and_other_videos_end(place: Place) -> None:

@@ -63,6 +63,8 @@ def test_features_boxes_and_steps(clip: Clip, precision: str) -> None:
                 nets.tensor(f)[None].to(nets.dtype), (height, width), per_frame=50, nms=0.7
             )[0]
         still = np.zeros((2, height, width), np.float32)
+        memory = nets.remember(f, boxes[0], given[0], plain=False)
+        assert memory is not None
         state = nets.step(nets.start(f, fine, boxes[:2], given), f_next, fine_next, still)
         return [
             f,
@@ -70,6 +72,7 @@ def test_features_boxes_and_steps(clip: Clip, precision: str) -> None:
             *(values.numpy() for values in found),
             nets.embed(f, boxes),
             nets.masks(f, boxes),
+            nets.recognise(f, memory, plain=False).float().numpy(),
             state.masks,
             *(part.hidden.float().numpy() for part in state.parts),
         ]

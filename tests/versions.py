@@ -24,6 +24,7 @@ STAGES = (
     "proposals",
     "embeddings",
     "search",
+    "evidence",
     "matches",
     "tracklets",
     "tubes",

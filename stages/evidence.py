@@ -1,0 +1,128 @@
+"""Evidence: how well a box agrees with what the appearance memory sees of an object.
+
+An extension to section 3.1. A Re-ID vector sums up a box, with whatever stands in front of
+the object or behind it. The memory of a given mask says of every cell of a frame whether it
+shows the object; a box whose mask covers just those cells is likely to hold the object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from models import geometry
+from models.memory import Memory
+from models.networks import Networks
+from models.propagation import GLANCE
+from stages.boxmask import cut, object_ids, tight
+from stages.seen import BoxMemo, seen
+from stages.types import BoxReader, FeatureReader, IndexMask
+
+VERSION = 1
+
+SHORT = 5
+"""boxes of an object and frame that are looked at closely; the others have no evidence"""
+AROUND = 0.5
+"""sides beyond a box, each way, in which cells of the object speak against it"""
+POINTS = 24
+"""places a side at which a box and its surroundings are compared with the memory"""
+EPSILON = 1e-6
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A given mask."""
+
+    object_id: int
+    vector: Array
+    """(256,) Re-ID vector of its box"""
+    memory: Memory
+
+
+def evidence(
+    features: FeatureReader,
+    proposals: BoxReader,
+    first_masks: Mapping[int, IndexMask],
+    networks: Networks,
+    memo: BoxMemo,
+    *,
+    plain: bool = False,
+) -> Iterator[Array]:
+    """Evidence of every box for every object, frame by frame.
+
+    memo: masks of boxes. plain: by the memory of Re-MP without attention. Yields (M, O) float32
+    in 0..1, objects ascending; all zero where Re-MP has no memory. Free of any threshold.
+    ValueError if the weights lack reid, mask or Re-MP.
+    """
+    objects = sorted({i for mask in first_masks.values() for i in object_ids(mask)})
+    templates = [
+        template
+        for j, mask in sorted(first_masks.items())
+        for template in _templates(features.coarse(j), mask, networks, plain)
+    ]
+    for j in range(len(features)):
+        f, boxes, vectors = features.coarse(j), proposals.boxes(j), proposals.embeddings(j)
+        found = np.zeros((len(boxes), len(objects)), np.float32)
+        for t in templates if len(boxes) else ():
+            column = found[:, objects.index(t.object_id)]
+            with networks.inference():
+                shown = Shown(networks.recognise(f, t.memory, plain=plain), networks.tensor(boxes))
+                hope = vectors @ t.vector + shown.hints().cpu().numpy()
+                short = np.argsort(-hope, kind="stable")[:SHORT]
+                masks = np.stack(seen(memo, j, list(boxes[short]), partial(networks.masks, f)))
+                rows = torch.from_numpy(short).to(networks.device)
+                value = shown.agreement(rows, networks.tensor(masks) / 255)
+            column[short] = np.maximum(column[short], value.cpu().numpy())
+        yield found
+
+
+def _templates(
+    f: npt.NDArray[np.float16], mask: IndexMask, networks: Networks, plain: bool
+) -> Iterator[Template]:
+    """The given masks of one frame; none where Re-MP has no memory."""
+    a, ids = networks.architecture, object_ids(mask)
+    boxes = np.array([tight(mask == i) for i in ids], np.float32).reshape(-1, 4)
+    vectors = networks.embed(f, boxes)
+    for i, vector in zip(ids, vectors, strict=True):
+        memory = networks.remember(f, *cut(mask, i, a.margin, a.mask_size), plain=plain)
+        if memory is not None:
+            yield Template(i, vector, memory)
+
+
+class Shown:
+    """What the memory of a mask shows in one frame, in and around boxes.
+
+    share (h, w): how surely each cell, GLANCE px a side, shows the object. boxes (M, 4) px.
+    """
+
+    def __init__(self, share: Tensor, boxes: Tensor) -> None:
+        self.boxes = boxes
+        self.points = geometry.centres(geometry.roi_box(boxes, AROUND), POINTS)
+        low, high = boxes[:, None, None, :2], boxes[:, None, None, 2:]
+        self.inside = ((self.points >= low) & (self.points < high)).all(-1).float()
+        height, width = (cells * GLANCE for cells in share.shape)
+        frame = boxes.new_tensor([[0, 0, width, height]]).expand_as(boxes)
+        maps = share[None, None].expand(len(boxes), -1, -1, -1)
+        self.share = geometry.sample_box(maps, frame, self.points)[:, 0]
+
+    def hints(self) -> Tensor:
+        """(M,) 0..1, without masks: the box is filled and the object not cut off."""
+        inside = (self.share * self.inside).sum((1, 2))
+        filled = inside / self.inside.sum((1, 2)).clamp(min=1)
+        whole = inside / self.share.sum((1, 2)).clamp(min=EPSILON)
+        return filled.sqrt() * whole
+
+    def agreement(self, rows: Tensor, masks: Tensor) -> Tensor:
+        """Soft IoU (K,) of masks (K, s, s) in the boxes of some rows with what is shown."""
+        drawn = geometry.sample_box(masks[:, None], self.boxes[rows], self.points[rows])[:, 0]
+        drawn, share = drawn * self.inside[rows], self.share[rows]
+        both = torch.minimum(drawn, share).sum((1, 2))
+        return both / torch.maximum(drawn, share).sum((1, 2)).clamp(min=EPSILON)
