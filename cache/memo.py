@@ -37,12 +37,12 @@ class TrackletMemo:
         self._recipe = recipe
         self.reached: set[str] = set()
 
-    def get(self, frame: int, box: Array, mask: Array) -> dict[str, Array] | None:
-        """The tracklet started in `frame` by the box mask (4,), (s, s), or None.
+    def get(self, frame: int, object_id: int, box: Array, mask: Array) -> dict[str, Array] | None:
+        """The tracklet started in `frame` by an object's box mask (4,), (s, s), or None.
 
         Its arrays: first (1,) int32, boxes (L, 4) float32, masks (L, s, s) uint8.
         """
-        key = keys.key(self._start(frame, box, mask))
+        key = keys.key(self._start(frame, object_id, box, mask))
         self.reached.add(key)
         try:
             with self._store.read(TRACKLET, self._dataset, self._video, key) as reader:
@@ -50,18 +50,21 @@ class TrackletMemo:
         except (MissingArtifact, DamagedArtifact):
             return None
 
-    def put(self, frame: int, box: Array, mask: Array, tracklet: Mapping[str, Any]) -> None:
+    def put(
+        self, frame: int, object_id: int, box: Array, mask: Array, tracklet: Mapping[str, Any]
+    ) -> None:
         """Keep a tracklet, given as the arrays that get() returns. CacheError as Store.write."""
-        recipe = self._start(frame, box, mask)
+        recipe = self._start(frame, object_id, box, mask)
         self.reached.add(keys.key(recipe))
         with self._store.write(TRACKLET, self._dataset, self._video, recipe) as writer:
             for name, value in tracklet.items():
                 writer.put(name, value)
 
-    def _start(self, frame: int, box: Array, mask: Array) -> keys.Recipe:
+    def _start(self, frame: int, object_id: int, box: Array, mask: Array) -> keys.Recipe:
         return {
             "memo": self._recipe,
             "frame": int(frame),
+            "object": int(object_id),
             "box": [float(edge) for edge in box],
             "mask": _digest(mask),
         }

@@ -9,6 +9,7 @@ going first, so that it follows an object that turns and grows without losing it
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,7 +32,7 @@ class Memory(NamedTuple):
     """Remembered cells of N objects."""
 
     keys: Tensor
-    """(N, K, L) of the starting frame, unit length over K"""
+    """(N, K, L) of the starting frame, and of given masks; unit length over K"""
     sides: Tensor
     """(N, L, 2) 1 where a cell counts for the object, and 1 where for the rest"""
     later_keys: Tensor
@@ -40,6 +41,20 @@ class Memory(NamedTuple):
     """(N, (1 + STAY) * (m // 2) ** 2, 2), zero while there is no such frame"""
     age: Tensor
     """(N,) frames since the starting frame"""
+
+    def beside(self, given: Sequence[tuple[Memory, bool]], cells: int) -> Memory:
+        """Joined by what given masks show, each with whether it is of the same object.
+
+        cells: m * m; the first so many of a memory are those of its object's own RoI. What
+        another object covers there belongs to the rest; what it does not cover tells nothing.
+        """
+        keys, sides = [self.keys], [self.sides]
+        for other, same in given:
+            side = other.sides[:, :cells]
+            rest = torch.stack((torch.zeros_like(side[..., 0]), side[..., 0]), 2)
+            keys.append(other.keys[..., :cells])
+            sides.append(side if same else rest)
+        return self._replace(keys=torch.cat(keys, 2), sides=torch.cat(sides, 1))
 
     def origin(self) -> Memory:
         """The starting frame alone."""

@@ -198,12 +198,14 @@ class Networks:
         masks: npt.NDArray[np.uint8],
         *,
         plain: bool = False,
+        given: Sequence[tuple[Memory, bool]] = (),
     ) -> State:
         """State of N objects in one frame.
 
         f (C, h, w), fine (C4, h4, w4) or None, boxes (N, 4) px that the masks
         (N, t, t) probability * 255 fill (any side t). The RoI box of each object is that
-        of its mask's tight box.
+        of its mask's tight box. given: what given masks show (remember()), each with whether
+        it is of the same object.
         """
         remp = self._remp(plain)
         a = self.architecture
@@ -214,7 +216,10 @@ class Networks:
             assert coarse is not None
             for i in range(len(boxes)):
                 roi, mask = self._roi(boxes[i : i + 1], masks[i : i + 1])
-                parts.append(propagation.start(remp, a, coarse, thin, roi, mask, index))
+                memory = propagation.memorise(remp, a, coarse, roi, mask, index)
+                if memory is not None and given:
+                    memory = memory.beside(given, a.roi_size**2)
+                parts.append(propagation.start(remp, a, coarse, thin, roi, mask, index, memory))
         return State(parts, areas(parts))
 
     def remember(

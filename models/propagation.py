@@ -93,7 +93,7 @@ def start(
     """State of N objects in their starting frame: N_R on that frame with h = 0.
 
     f (B, C, h, w) float32, fine (B, C4, h4, w4) float32 or None, boxes (N, 4) RoI boxes,
-    mask (N, 1, s, s) in them. `memory` replaces the starting frame's own (training).
+    mask (N, 1, s, s) in them. `memory` replaces the starting frame's own.
     """
     weight = remp.recur.fuse.weight
     if memory is None:

@@ -185,7 +185,9 @@ class Attention(Drawing):
         job = jobs["remp"]
         start = self._tracklet(job).start
         settings = job.recipe.settings.tracklets
-        tracklet, maps = attention(start, job.features(), job.flow(), job.networks, settings)
+        given = [t.start for t in job.tracklets(1) if t.start.given]
+        readers = job.features(), job.flow()
+        tracklet, maps = attention(start, given, *readers, job.networks, settings)
         if not maps:
             raise UserError(
                 f"video {self.video}, object {self.object}: its propagation ends where it starts, "

@@ -256,6 +256,7 @@ class Job:
             "version": content["version"],
             "features": self.specs["features"].key,
             "flow": self.specs["flow"].key,
+            "first_masks": self.made.first_masks,
             "weights": content["weights"],
             "settings": {
                 name: value for name, value in content["settings"].items() if name != "skip_iou"

@@ -236,7 +236,7 @@ class TrackletMemo:
         return self._memo.reached
 
     def get(self, start: StartingPoint) -> Tracklet | None:
-        found = self._memo.get(start.frame, start.box, start.mask)
+        found = self._memo.get(start.frame, start.object_id, start.box, start.mask)
         if found is None:
             return None
         return Tracklet(start, 0, int(found["first"][0]), found["boxes"], found["masks"])
@@ -244,7 +244,7 @@ class TrackletMemo:
     def put(self, tracklet: Tracklet) -> None:
         arrays = {"first": tracklet.first, "boxes": tracklet.boxes, "masks": tracklet.masks}
         start = tracklet.start
-        self._memo.put(start.frame, start.box, start.mask, arrays)
+        self._memo.put(start.frame, start.object_id, start.box, start.mask, arrays)
 
 
 def rows(reader: Reader, name: str) -> Iterator[npt.NDArray[Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -37,6 +39,7 @@ class Watched(Networks):
 
 def attention(
     start: StartingPoint,
+    given: Sequence[StartingPoint],
     features: FeatureReader,
     flow: FlowReader,
     networks: Networks,
@@ -44,11 +47,12 @@ def attention(
 ) -> tuple[Tracklet, list[Array]]:
     """A starting point propagated as by stages.tracklets, and a_j of the frames after it.
 
+    given: the given masks of all objects.
     Returns its tracklet and a_j (m, m), of mean 1, of frame start.frame + 1 and so on to the
     tracklet's last frame; a_j lies in the RoI box of its frame. ValueError if the weights
     hold no remp.
     """
     watched = Watched(networks)
-    [tracklet] = propagate([start], features, flow, watched, settings, plain=False)
+    [tracklet] = propagate([start], given, features, flow, watched, settings, plain=False)
     after = tracklet.first + len(tracklet.masks) - 1 - start.frame
     return tracklet, watched.seen[:after]

@@ -29,7 +29,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 5
+VERSION = 6
 
 Half = npt.NDArray[np.float16]
 
@@ -65,6 +65,7 @@ def tracklets(
     """
     kept = list(accepted)
     size = extent(features)
+    given = [s for s in (*starts, *(t.start for t in accepted)) if s.given]
 
     def open_among(queue: Iterable[StartingPoint], new: Sequence[Tracklet]) -> list[StartingPoint]:
         done = settled(kept, len(features))
@@ -80,7 +81,7 @@ def tracklets(
         count = sum(s.given for s in queue) or wave
         members, queue = queue[:count], queue[count:]
         before = len(kept)
-        grown = _grow(members, features, flow, networks, settings, plain, memo)
+        grown = _grow(members, given, features, flow, networks, settings, plain, memo)
         for start, tracklet in zip(members, grown, strict=True):
             if open_among([start], kept[before:]):
                 kept.append(replace(tracklet, start=start, iteration=iteration))
@@ -91,6 +92,7 @@ def tracklets(
 
 def _grow(
     members: Sequence[StartingPoint],
+    given: Sequence[StartingPoint],
     features: FeatureReader,
     flow: FlowReader,
     networks: Networks,
@@ -101,7 +103,7 @@ def _grow(
     """The tracklet of every member, from the memo or propagated."""
     known = [memo.get(start) for start in members]
     fresh = [start for start, t in zip(members, known, strict=True) if t is None]
-    grown = iter(propagate(fresh, features, flow, networks, settings, plain))
+    grown = iter(propagate(fresh, given, features, flow, networks, settings, plain))
     result = []
     for tracklet in known:
         if tracklet is None:
@@ -132,6 +134,7 @@ class Trail:
 
 def propagate(
     starts: Sequence[StartingPoint],
+    given: Sequence[StartingPoint],
     features: FeatureReader,
     flow: FlowReader,
     networks: Networks,
@@ -140,20 +143,32 @@ def propagate(
 ) -> list[Tracklet]:
     """Propagate every starting point both ways until it ends; none is skipped.
 
-    It ends where the warped mask is empty or its area falls below the larger of
+    given: the given masks of all objects, which every appearance memory takes in. A tracklet ends where the warped mask is empty or its area falls below the larger of
     settings.abort_area px and settings.abort_ratio of the starting area. Each feature and
-    flow frame is read once a direction. A starting point without a cell over 0.5 stays
-    alone in its frame.
+    flow frame is read once a direction, the features of a given mask once more. A starting
+    point without a cell over 0.5 stays alone in its frame.
     """
     trails = [Trail(start) for start in starts]
     moving = [trail for trail in trails if (trail.start.mask > 127).any()]
     last = len(features) - 1
     read = lru_cache(maxsize=1)(lambda j: (features.coarse(j), features.fine(j)))
 
+    known = [
+        (s, networks.remember(features.coarse(s.frame), s.box, s.mask, plain=plain))
+        for s in (given if moving else ())
+    ]
+
     def enter(trail: Trail) -> State:
         if trail.state is None:
             s = trail.start
-            trail.state = networks.start(*read(s.frame), s.box[None], s.mask[None], plain=plain)
+            others = [
+                (memory, g.object_id == s.object_id)
+                for g, memory in known
+                if memory is not None and (g.frame, g.object_id) != (s.frame, s.object_id)
+            ]
+            trail.state = networks.start(
+                *read(s.frame), s.box[None], s.mask[None], plain=plain, given=others
+            )
             share = settings.abort_ratio * float(trail.state.areas[0])
             trail.floor = max(settings.abort_area, share)
         return trail.state

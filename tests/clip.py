@@ -110,11 +110,11 @@ class Boxes:
 class Tracks:
     """A TrackletMemo in memory."""
 
-    known: dict[tuple[int, bytes, bytes], Tracklet] = field(default_factory=dict)
+    known: dict[tuple[int, int, bytes, bytes], Tracklet] = field(default_factory=dict)
 
     @staticmethod
-    def key(start: StartingPoint) -> tuple[int, bytes, bytes]:
-        return start.frame, start.box.tobytes(), start.mask.tobytes()
+    def key(start: StartingPoint) -> tuple[int, int, bytes, bytes]:
+        return start.frame, start.object_id, start.box.tobytes(), start.mask.tobytes()
 
     def get(self, start: StartingPoint) -> Tracklet | None:
         return self.known.get(self.key(start))

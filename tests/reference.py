@@ -152,14 +152,22 @@ def accept(
 
 
 def extend(
-    start: Any, networks: Any, features: Any, flow: Any, ratio: float, least: float, plain: bool
+    start: Any,
+    known: Sequence[Any],
+    networks: Any,
+    features: Any,
+    flow: Any,
+    ratio: float,
+    least: float,
+    plain: bool,
 ) -> tuple[int, list[Any], list[Any]]:
     """One starting point, one object, one frame at a time: first frame, boxes, masks."""
 
     def go(frames: Sequence[int], flow_of: Callable[[int], Any]) -> list[tuple[Any, Any]]:
         i = start.frame
         boxes, masks = start.box[None], start.mask[None]
-        state = networks.start(features.coarse(i), features.fine(i), boxes, masks, plain=plain)
+        read = features.coarse(i), features.fine(i)
+        state = networks.start(*read, boxes, masks, plain=plain, given=known)
         least_area = max(least, ratio * float(state.areas[0]))
         result = []
         for j in frames:

@@ -30,19 +30,20 @@ def files(root: Path) -> list[Path]:
 def test_a_tracklet_is_remembered_by_its_whole_starting_point(tmp_path: Path) -> None:
     store = Store(tmp_path)
     memo = TrackletMemo(store, "demo", "bear", RECIPE)
-    assert memo.get(4, BOX, SEEN) is None
-    memo.put(4, BOX, SEEN, TRACKLET)
+    assert memo.get(4, 1, BOX, SEEN) is None
+    memo.put(4, 1, BOX, SEEN, TRACKLET)
     memo = TrackletMemo(store, "demo", "bear", RECIPE)
-    found = memo.get(4, BOX, SEEN)
+    found = memo.get(4, 1, BOX, SEEN)
     assert found is not None and found["first"][0] == 2
     np.testing.assert_array_equal(found["boxes"], TRACKLET["boxes"])
     np.testing.assert_array_equal(found["masks"], TRACKLET["masks"])
-    assert memo.get(5, BOX, SEEN) is None
-    assert memo.get(4, np.nextafter(BOX, np.float32(0)), SEEN) is None
-    assert memo.get(4, BOX, SEEN ^ 1) is None
-    assert TrackletMemo(store, "demo", "goat", RECIPE).get(4, BOX, SEEN) is None
+    assert memo.get(4, 2, BOX, SEEN) is None
+    assert memo.get(5, 1, BOX, SEEN) is None
+    assert memo.get(4, 1, np.nextafter(BOX, np.float32(0)), SEEN) is None
+    assert memo.get(4, 1, BOX, SEEN ^ 1) is None
+    assert TrackletMemo(store, "demo", "goat", RECIPE).get(4, 1, BOX, SEEN) is None
     other = RECIPE | {"abort_ratio": 0.2}
-    assert TrackletMemo(store, "demo", "bear", other).get(4, BOX, SEEN) is None
+    assert TrackletMemo(store, "demo", "bear", other).get(4, 1, BOX, SEEN) is None
     (path,) = files(tmp_path)
     assert path.parent == tmp_path / "memo" / "tracklet" / "demo" / "bear"
 
@@ -106,12 +107,12 @@ def test_two_runs_at_once_both_add_their_masks(tmp_path: Path) -> None:
 def test_what_is_damaged_is_forgotten(tmp_path: Path) -> None:
     store = Store(tmp_path)
     tracklets = TrackletMemo(store, "demo", "bear", RECIPE)
-    tracklets.put(4, BOX, SEEN, TRACKLET)
+    tracklets.put(4, 1, BOX, SEEN, TRACKLET)
     with BoxMemo(MASK, store, "demo", "bear", RECIPE) as masks:
         masks.put(1, BOX, SEEN)
     for path in files(tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
-    assert tracklets.get(4, BOX, SEEN) is None
+    assert tracklets.get(4, 1, BOX, SEEN) is None
     with BoxMemo(MASK, store, "demo", "bear", RECIPE) as masks:
         assert masks.get(1, BOX) is None
     assert [path.suffix for path in files(tmp_path)] == [".bad", ".bad"]
@@ -121,4 +122,4 @@ def test_a_memo_without_space_says_so(tmp_path: Path) -> None:
     (tmp_path / "root").write_text("")
     memo = TrackletMemo(Store(tmp_path / "root"), "demo", "bear", RECIPE)
     with pytest.raises(CacheError, match="DYENET_CACHE"):
-        memo.put(4, BOX, SEEN, TRACKLET)
+        memo.put(4, 1, BOX, SEEN, TRACKLET)

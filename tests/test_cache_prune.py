@@ -39,7 +39,7 @@ def test_mark_and_sweep(tmp_path: Path) -> None:
     memos = []
     for recipe in ({"run": 1}, {"run": 2}):
         tracklets = TrackletMemo(store, "demo", "bear", recipe)
-        tracklets.put(0, BOX, MASK, TRACKLET)
+        tracklets.put(0, 1, BOX, MASK, TRACKLET)
         with BoxMemo(memo.MASK, store, "demo", "bear", recipe) as masks:
             masks.put(0, BOX, MASK)
         memos.append(tracklets.reached | masks.reached)
@@ -58,7 +58,7 @@ def test_mark_and_sweep(tmp_path: Path) -> None:
     assert not any(item.path.exists() for item in found)
     assert prune(store) == []
     assert store.exists("tubes", "demo", "bear", kept[1])
-    assert TrackletMemo(store, "demo", "bear", {"run": 1}).get(0, BOX, MASK) is not None
+    assert TrackletMemo(store, "demo", "bear", {"run": 1}).get(0, 1, BOX, MASK) is not None
     with BoxMemo(memo.MASK, store, "demo", "bear", {"run": 1}) as masks:
         assert masks.get(0, BOX) is not None
 

@@ -25,8 +25,9 @@ from tests.tiny_run import command, ran, write_dataset, write_weights
 def test_attention_is_of_the_tracklet_that_a_run_makes(frame: int) -> None:
     clip = make_clip()
     start, chosen = clip.start(frame, 1), TrackletsSettings()
-    tracklet, maps = attention(start, clip.features, clip.flow, clip.networks, chosen)
-    plain = propagate([start], clip.features, clip.flow, clip.networks, chosen, False)[0]
+    given = [clip.start(0, i, given=True) for i in (1, 3)]
+    tracklet, maps = attention(start, given, clip.features, clip.flow, clip.networks, chosen)
+    plain = propagate([start], given, clip.features, clip.flow, clip.networks, chosen, False)[0]
     assert same(tracklet, plain)
     assert len(maps) == FRAMES - 1 - frame
     side = clip.networks.architecture.roi_size
@@ -34,8 +35,14 @@ def test_attention_is_of_the_tracklet_that_a_run_makes(frame: int) -> None:
         assert a.shape == (side, side)
         assert a.mean() == pytest.approx(1, abs=1e-5)
     # Recomputed step by step: the maps are those of the frames after the start, in order.
+    f = clip.features.coarse
+    known = [
+        (clip.networks.remember(f(0), g.box, g.mask, plain=False), g.object_id == 1)
+        for g in given
+        if (g.frame, g.object_id) != (frame, 1)
+    ]
     state = clip.networks.start(
-        clip.features.coarse(frame), clip.features.fine(frame), start.box[None], start.mask[None]
+        f(frame), clip.features.fine(frame), start.box[None], start.mask[None], given=known
     )
     for n, a in enumerate(maps):
         j = frame + 1 + n
@@ -47,7 +54,7 @@ def test_attention_is_of_the_tracklet_that_a_run_makes(frame: int) -> None:
 def test_attention_ends_with_its_tracklet() -> None:
     clip = make_clip()
     ends = TrackletsSettings(abort_area=1e6)
-    tracklet, maps = attention(clip.start(2, 3), clip.features, clip.flow, clip.networks, ends)
+    tracklet, maps = attention(clip.start(2, 3), [], clip.features, clip.flow, clip.networks, ends)
     assert len(tracklet.masks) == 1 and maps == []
 
 
@@ -55,7 +62,7 @@ def test_attention_without_the_module() -> None:
     clip = make_clip()
     networks = random_networks(clip.networks.architecture, modules=("trunk", "remp_plain"))
     with pytest.raises(ValueError, match="remp"):
-        attention(clip.start(0, 1), clip.features, clip.flow, networks, TrackletsSettings())
+        attention(clip.start(0, 1), [], clip.features, clip.flow, networks, TrackletsSettings())
 
 
 @given(

@@ -378,6 +378,20 @@ def test_another_object_of_the_frame_counts_as_rest() -> None:
     assert remp.memory(own, memory)[:, 2].min() > 0.5 > remp.memory(other, memory)[:, 2].max()
 
 
+def test_what_given_masks_show_counts_for_the_object_or_for_the_rest() -> None:
+    network = AppearanceMemory(8, 4)
+    xs = [torch.randn(1, 8, 4, 4) for _ in range(3)]
+    masks = [(torch.rand(1, 1, 4, 4) > 0.5).float() for _ in range(3)]
+    mine, same, other = (network.write((x,), (m,)) for x, m in zip(xs, masks, strict=True))
+    joined = mine.beside([(same, True), (other, False)], 16)
+    assert torch.equal(joined.keys, torch.cat([mine.keys, same.keys, other.keys], 2))
+    flat = [m.flatten() for m in masks]
+    own = torch.cat([flat[0], flat[1], torch.zeros(16)])
+    rest = torch.cat([1 - flat[0], 1 - flat[1], flat[2]])
+    assert torch.equal(joined.sides[0], torch.stack((own, rest), 1))
+    assert torch.equal(mine.beside([], 16).keys, mine.keys)
+
+
 def test_memory_follows_the_last_frame_and_one_in_some() -> None:
     """Against a list of frames, kept as the text says; two objects of different age."""
     remp = build("remp", TINY)

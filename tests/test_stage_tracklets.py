@@ -59,17 +59,30 @@ def run(
     )
 
 
-def expected(start: StartingPoint, chosen: TrackletsSettings, plain: bool = False) -> Tracklet:
+def expected(
+    start: StartingPoint,
+    starts: list[StartingPoint],
+    chosen: TrackletsSettings,
+    plain: bool = False,
+) -> Tracklet:
+    """The tracklet of one of several starts, some of them given."""
     c = clip()
+    known = [
+        (c.networks.remember(c.features.coarse(s.frame), s.box, s.mask, plain=plain), same_object)
+        for s in starts
+        if s.given and not (s.frame == start.frame and s.object_id == start.object_id)
+        for same_object in [s.object_id == start.object_id]
+    ]
     first, boxes, masks = reference.extend(
-        start, c.networks, c.features, c.flow, chosen.abort_ratio, chosen.abort_area, plain
+        start, known, c.networks, c.features, c.flow, chosen.abort_ratio, chosen.abort_area, plain
     )
     return Tracklet(start, 1, first, np.stack(boxes), np.stack(masks))
 
 
 def grow(starts: list[StartingPoint], chosen: TrackletsSettings, plain: bool) -> list[Tracklet]:
     c = clip()
-    return propagate(starts, c.features, c.flow, c.networks, chosen, plain)
+    given = [s for s in starts if s.given]
+    return propagate(starts, given, c.features, c.flow, c.networks, chosen, plain)
 
 
 @st.composite
@@ -100,9 +113,10 @@ def starting_points(draw: st.DrawFn) -> list[StartingPoint]:
     ],
 )
 def test_propagation_equals_one_start_at_a_time(chosen: TrackletsSettings, plain: bool) -> None:
-    starts = [clip().start(j, i) for j, i in ((2, 1), (0, 3), (6, 3), (2, 3), (5, 1))]
+    starts = [clip().start(j, i) for j, i in ((2, 1), (6, 3), (2, 3), (5, 1))]
+    starts += [clip().start(0, i, given=True) for i in (1, 3)]
     for tracklet, start in zip(grow(starts, chosen, plain), starts, strict=True):
-        assert same(replace(tracklet, iteration=1), expected(start, chosen, plain))
+        assert same(replace(tracklet, iteration=1), expected(start, starts, chosen, plain))
         assert tracklet.masks.dtype == np.uint8 and tracklet.boxes.dtype == np.float32
         assert tracklet.covers(start.frame)
         middle = start.frame - tracklet.first
@@ -131,7 +145,13 @@ def test_each_frame_is_read_once_a_direction() -> None:
     features, flow = Features(c.features.rows), Flow(c.flow.rows)
     starts = [c.start(j, i) for j in (0, 2, 3, 6) for i in (1, 3)]
     propagate(
-        starts, features, flow, c.networks, TrackletsSettings(abort_area=0, abort_ratio=0), False
+        starts,
+        [],
+        features,
+        flow,
+        c.networks,
+        TrackletsSettings(abort_area=0, abort_ratio=0),
+        False,
     )
     assert max(features.reads.values()) <= 2 and sum(features.reads.values()) <= 2 * FRAMES
     assert set(flow.reads.values()) == {1} and len(flow.reads) == 2 * (FRAMES - 1)
@@ -149,7 +169,7 @@ def test_waves_and_memo_do_not_change_a_byte(
     # weights that cannot propagate: all of it comes from the memo
     again = run(starts, wave, memo, chosen=chosen, networks=powerless())
     size = extent(clip().features)
-    naive = reference.accept(starts, [], lambda s: expected(s, chosen), skip, size, FRAMES)
+    naive = reference.accept(starts, [], lambda s: expected(s, starts, chosen), skip, size, FRAMES)
     assert len(one) == len(many) == len(again) == len(naive)
     for a, b, c, d in zip(one, many, again, naive, strict=True):
         assert same(a, b) and same(a, c) and same(a, d)
@@ -191,14 +211,29 @@ def test_nothing_more_is_propagated_for_a_settled_object() -> None:
     assert len(run(starts[1:], accepted=(cut,), iteration=2, chosen=throughout)) == 2
 
 
-def test_the_memo_serves_another_similarity_object_and_iteration() -> None:
+def test_the_memo_serves_another_similarity_and_iteration() -> None:
     memo = Tracks()
     start = clip().start(2, 1)
     (first,) = run([start], memo=memo)
-    other = replace(start, object_id=5, similarity=0.75)
+    other = replace(start, similarity=0.75)
     (second,) = run([other], memo=memo, iteration=3)
     assert second.iteration == 3 and second.start is other
     assert same(replace(second, start=start, iteration=1), first)
+
+
+def test_given_masks_join_the_memory_of_every_tracklet() -> None:
+    c, chosen = clip(), TrackletsSettings(abort_ratio=0, abort_area=0)
+    starts = [c.start(3, 1), c.start(0, 1, given=True), c.start(0, 3, given=True)]
+    (alone,) = propagate(starts[:1], [], c.features, c.flow, c.networks, chosen, False)
+    (joined,) = propagate(starts[:1], starts[1:], c.features, c.flow, c.networks, chosen, False)
+    other = replace(starts[0], object_id=3)
+    (swapped,) = propagate([other], starts[1:], c.features, c.flow, c.networks, chosen, False)
+    masks = [t.masks.tobytes() for t in (alone, joined, swapped)]
+    assert len(set(masks)) == 3
+    # a given mask is not its own rival
+    (first,) = propagate(starts[1:2], starts[1:2], c.features, c.flow, c.networks, chosen, False)
+    (bare,) = propagate(starts[1:2], [], c.features, c.flow, c.networks, chosen, False)
+    assert same(first, bare)
 
 
 def test_a_skipped_member_of_a_wave_goes_to_the_memo_only() -> None:
@@ -226,6 +261,6 @@ def test_one_frame_has_tracklets_of_one_mask() -> None:
     c = clip()
     features = Features(c.features.rows[:1])
     (tracklet,) = propagate(
-        [c.start(0, 1)], features, Flow([]), c.networks, TrackletsSettings(), False
+        [c.start(0, 1)], [], features, Flow([]), c.networks, TrackletsSettings(), False
     )
     assert tracklet.first == 0 and len(tracklet.masks) == 1
