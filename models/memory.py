@@ -56,6 +56,15 @@ class Memory(NamedTuple):
             sides.append(side if same else rest)
         return self._replace(keys=torch.cat(keys, 2), sides=torch.cat(sides, 1))
 
+    def apart(self, cells: int) -> Memory:
+        """N objects of one frame, each joined by what the others show, as beside()."""
+        rows = [Memory(*(part[n : n + 1] for part in self)) for n in range(len(self.age))]
+        joined = [
+            row.beside([(other, False) for other in rows if other is not row], cells)
+            for row in rows
+        ]
+        return Memory(*map(torch.cat, zip(*joined, strict=True)))
+
     def origin(self) -> Memory:
         """The starting frame alone."""
         none = self.later_keys[:, :, :0], self.later_sides[:, :0]

@@ -143,7 +143,8 @@ def propagate(
 ) -> list[Tracklet]:
     """Propagate every starting point both ways until it ends; none is skipped.
 
-    given: the given masks of all objects, which every appearance memory takes in. A tracklet ends where the warped mask is empty or its area falls below the larger of
+    given: the given masks of all objects, which every appearance memory takes in. A tracklet
+    ends where the warped mask is empty or its area falls below the larger of
     settings.abort_area px and settings.abort_ratio of the starting area. Each feature and
     flow frame is read once a direction, the features of a given mask once more. A starting
     point without a cell over 0.5 stays alone in its frame.

@@ -18,7 +18,7 @@ from torchvision.models import resnet18
 from models import geometry
 from models.backbone import Backbone, Trunk, fold_batch_norms
 from models.config import Architecture
-from models.memory import EVERY, STAY, SURE, AppearanceMemory
+from models.memory import EVERY, STAY, SURE, AppearanceMemory, Memory
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
 from models.propagation import memorise
@@ -390,6 +390,9 @@ def test_what_given_masks_show_counts_for_the_object_or_for_the_rest() -> None:
     rest = torch.cat([1 - flat[0], 1 - flat[1], flat[2]])
     assert torch.equal(joined.sides[0], torch.stack((own, rest), 1))
     assert torch.equal(mine.beside([], 16).keys, mine.keys)
+    both = Memory(*map(torch.cat, zip(mine, other, strict=True))).apart(16)
+    assert torch.equal(both.sides[:1], mine.beside([(other, False)], 16).sides)
+    assert torch.equal(both.keys[1:], other.beside([(mine, False)], 16).keys)
 
 
 def test_memory_follows_the_last_frame_and_one_in_some() -> None:

@@ -26,6 +26,8 @@ Estimator = Callable[[Image, Image], npt.NDArray[np.float32]]
 LEAST = 64
 """px that an object must have in the first frame to be followed"""
 TRIES = 20
+PASTED = 2
+"""objects pasted into a clip, at most: each as likely as the one before, once that is there"""
 
 
 class Source(Protocol):
@@ -95,12 +97,15 @@ class Clips:
     def _draw(self, rng: np.random.Generator) -> Clip:
         source = self._pick(rng)
         layer = self._layer(source, rng)
-        layers, exact = [layer], len(source) == 1
-        if rng.random() < self.settings.composites:
+        layers, exact, used = [layer], len(source) == 1, {source.name}
+        for _ in range(PASTED):
+            if rng.random() >= self.settings.composites:
+                break
             donor = self._pick(rng)
-            if donor.name != source.name:
+            if donor.name not in used:
                 layers.append(place(self._layer(donor, rng), layer.size, self.settings.drift, rng))
                 exact = exact and len(donor) == 1
+                used.add(donor.name)
         clip = colour(flip(stack(layers, self.settings.motion, exact, rng), rng), rng)
         if exact:
             return clip

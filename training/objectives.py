@@ -205,6 +205,8 @@ class DyeNetObjective(Objective):
         roi = geometry.roi_box(tight, self.a.margin)
         given, _ = targets(masks[:1], own, roi, index, self.a.mask_size)
         memory = propagation.memorise(remp, self.a, coarse[:1], roi, given, index)
+        if memory is not None:
+            memory = memory.apart(self.a.roi_size**2)
         start = degrade(given, self.settings.degrade, random)
         thin = None if fine is None else fine[:1]
         state = propagation.start(remp, self.a, coarse[:1], thin, roi, start, index, memory)
