@@ -32,6 +32,34 @@ def roi_align(features: Tensor, boxes: Tensor, size: int, stride: int, index: Te
     )
 
 
+def roi_weights(
+    boxes: Tensor, size: int, stride: int, cells: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """What roi_align() reads: weights of the rows (N, size, h) and of the columns (N, size, w).
+
+    Cell (r, c) of a RoI is the sum over features (h, w) of rows[r] times columns[c].
+    """
+    return _axis(boxes[:, 1::2], size, stride, cells[0]), _axis(
+        boxes[:, ::2], size, stride, cells[1]
+    )
+
+
+def _axis(edges: Tensor, size: int, stride: int, cells: int) -> Tensor:
+    """Weights (N, size, cells) along one side; edges (N, 2) px. Two samples a cell, as above."""
+    low, high = (edges / stride - 0.5).unbind(1)
+    steps = (torch.arange(2 * size, device=edges.device, dtype=edges.dtype) + 0.5) / (2 * size)
+    places = low[:, None] + steps * (high - low)[:, None]
+    read = ((places >= -1) & (places <= cells)).to(edges)
+    places = places.clamp(0, cells - 1)
+    below = places.floor().clamp(max=max(cells - 2, 0))
+    share = places - below
+    at = torch.arange(cells, device=edges.device, dtype=edges.dtype)
+    here = (at == below[..., None]) * (1 - share)[..., None]
+    here = here + (at == below[..., None] + 1) * share[..., None]
+    weights = here * read[..., None]
+    return weights.unflatten(1, (size, 2)).mean(2)
+
+
 def centres(boxes: Tensor, size: int) -> Tensor:
     """Frame positions of the cell centres of boxes (N, 4): (N, size, size, 2) x, y in px."""
     steps = (torch.arange(size, device=boxes.device, dtype=boxes.dtype) + 0.5) / size

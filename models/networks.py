@@ -31,6 +31,8 @@ from models.rpn import RPN
 MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
 EMBED_CHUNK = {"cpu": 4, "cuda": 20}
 """RoIs that embed() runs together"""
+SHORTCUT_CHUNK = 25
+"""boxes that embed() sums up together where Re-ID is its shortcut alone"""
 MASK_CHUNK = {"cpu": 1, "cuda": 20}
 """RoIs that masks() runs together: retrieval asks for one or two a frame"""
 STEP_CHUNK = {"cpu": 1, "cuda": 8}
@@ -154,11 +156,9 @@ class Networks:
     ) -> Iterator[tuple[Tensor, int]]:
         """RoI features of `count` boxes at a time, the last chunk padded; real count."""
         index = torch.zeros(count, dtype=torch.long, device=self.device)
-        for first in range(0, len(boxes), count):
-            chunk = boxes[first : first + count]
-            padded = np.concatenate([chunk, np.repeat(chunk[-1:], count - len(chunk), 0)])
+        for padded, n in _padded(boxes, count):
             x = geometry.roi_align(f, self.tensor(padded), size, STRIDE, index)
-            yield x.to(self.dtype).contiguous(memory_format=torch.channels_last), len(chunk)
+            yield x.to(self.dtype).contiguous(memory_format=torch.channels_last), n
 
     def embed(self, f: npt.NDArray[np.float16], boxes: Array) -> Array:
         """Embeddings of boxes (N, 4) px in features (C, h, w): (N, 256), unit length."""
@@ -167,8 +167,15 @@ class Networks:
         a = self.architecture
         with self.inference():
             feature = self.reid.scene(self.tensor(f)[None])
-            chunks = self._chunks(feature, boxes, a.reid_size, EMBED_CHUNK[self.device.type])
-            rows = [self.reid(x)[:n].cpu().numpy() for x, n in chunks]
+            if self.reid.learnt:
+                chunks = self._chunks(feature, boxes, a.reid_size, EMBED_CHUNK[self.device.type])
+                rows = [self.reid(x)[:n].cpu().numpy() for x, n in chunks]
+            else:
+                scene = feature[0].double()
+                rows = [
+                    self.reid.shortcut(scene, self.tensor(padded))[:n].cpu().numpy()
+                    for padded, n in _padded(boxes, SHORTCUT_CHUNK)
+                ]
         return np.concatenate(rows) if rows else np.zeros((0, a.embedding), np.float32)
 
     def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:
@@ -284,6 +291,13 @@ class Networks:
                 moved = propagation.step(remp, a, joined, coarse, thin, field, index)
                 parts += split(moved)[: len(chunk)]
         return State(parts, areas(parts))
+
+
+def _padded(boxes: Array, count: int) -> Iterator[tuple[Array, int]]:
+    """Boxes (N, 4), `count` at a time, the last chunk padded; the real count."""
+    for first in range(0, len(boxes), count):
+        chunk = boxes[first : first + count]
+        yield np.concatenate([chunk, np.repeat(chunk[-1:], count - len(chunk), 0)]), len(chunk)
 
 
 def areas(parts: Sequence[Recurrence]) -> Array:

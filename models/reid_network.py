@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import geometry
+from models.backbone import STRIDE
 from models.config import Architecture
 from models.conv5 import conv5
 
@@ -22,10 +24,13 @@ class WindowPooling(nn.Module):
         distance = place[:, None] ** 2 + place**2
         self.score = nn.Parameter(-distance / (2 * SPREAD**2))
 
+    def weights(self) -> Tensor:
+        """(m, m), of sum 1."""
+        return torch.softmax(self.score.float().flatten(), 0).reshape(self.score.shape)
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, m, m) to (N, C)."""
-        weights = torch.softmax(self.score.float().flatten(), 0)
-        return x.flatten(2).float() @ weights
+        return x.flatten(2).float() @ self.weights().flatten()
 
 
 class ReIDNetwork(nn.Module):
@@ -41,7 +46,7 @@ class ReIDNetwork(nn.Module):
         a = architecture
         self.conv5 = conv5(channels, a.reid_planes, a.blocks, 2, a.norm)
         self.window: WindowPooling | None = None
-        width = 4 * a.reid_planes
+        self.conv5_width = width = 4 * a.reid_planes
         self.project = nn.Linear(width + (channels if a.reid_shortcut else 0), a.embedding)
         if a.reid_shortcut:
             self.window = WindowPooling(a.reid_size)
@@ -63,3 +68,26 @@ class ReIDNetwork(nn.Module):
         if self.window is not None:
             pooled = torch.cat((pooled, self.window(x).to(pooled)), 1)
         return F.normalize(self.project(pooled).float(), dim=1)
+
+    @property
+    def learnt(self) -> bool:
+        """Whether conv5_x adds anything to the shortcut, or there is no shortcut."""
+        width = self.conv5_width
+        return self.window is None or bool(self.project.weight[:, :width].any())
+
+    def shortcut(self, scene: Tensor, boxes: Tensor) -> Tensor:
+        """As forward() where not learnt, without RoIs: (N, 256) of boxes (N, 4) px.
+
+        scene (C, h, w) float64. RoIAlign and the window are one weighted sum of the features;
+        in float64, so that no result hangs on how sums are ordered.
+        """
+        assert self.window is not None
+        window = self.window.weights()
+        rows, columns = geometry.roi_weights(
+            boxes.double(), len(window), STRIDE, (scene.shape[1], scene.shape[2])
+        )
+        weights = rows.transpose(1, 2) @ (window.double() @ columns)
+        pooled = weights.flatten(1) @ scene.flatten(1).T
+        layer = self.project
+        read = layer.weight[:, self.conv5_width :]
+        return F.normalize(F.linear(pooled.to(read), read, layer.bias).float(), dim=1)

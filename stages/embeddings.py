@@ -10,7 +10,7 @@ import numpy.typing as npt
 from models.networks import Networks
 from stages.types import FeatureReader
 
-VERSION = 3
+VERSION = 4
 
 Array = npt.NDArray[np.float32]
 

@@ -24,7 +24,7 @@ from stages.boxmask import cut, object_ids, tight
 from stages.seen import BoxMemo, seen
 from stages.types import BoxReader, FeatureReader, IndexMask
 
-VERSION = 1
+VERSION = 2
 
 SHORT = 5
 """boxes of an object and frame that are looked at closely; the others have no evidence"""

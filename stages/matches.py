@@ -29,7 +29,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 5
+VERSION = 6
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]

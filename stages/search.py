@@ -24,7 +24,7 @@ from stages.boxmask import object_ids, tight
 from stages.settings import SearchSettings
 from stages.types import FeatureReader, IndexMask
 
-VERSION = 1
+VERSION = 2
 
 SCALES = (0.6, 1.0, 1.67)
 """sides of a window over those of the given box"""

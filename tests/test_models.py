@@ -463,3 +463,25 @@ def test_reid_reads_the_scene_less_its_mean_only_with_the_shortcut() -> None:
     assert network.scene(f).mean((2, 3)).abs().max() < 1e-5
     torch.testing.assert_close(network.scene(f)[0, 0, 1, 2], f[0, 0, 1, 2] - f[0, 0].mean())
     assert torch.equal(plain.scene(f), f)
+
+
+def test_the_shortcut_is_the_network_whose_conv5_adds_nothing() -> None:
+    nets = random_networks(TINY, 3)
+    f = np.random.default_rng(0).normal(size=(512, 9, 14)).astype(np.float16)
+    channels = nets.reid.window is not None and nets.reid.project.in_features - 32
+    f = f[:channels]
+    boxes = np.array(
+        [[0, 0, 112, 72], [3.3, 5.1, 40.7, 66.2], [90, 50, 112, 72], [20, 20, 21, 22]], np.float32
+    )
+    assert nets.reid is not None and not nets.reid.learnt
+    quick = nets.embed(f, boxes)
+    scene = nets.reid.scene(nets.tensor(f)[None])
+    rois = geometry.roi_align(scene, nets.tensor(boxes), TINY.reid_size, 8, torch.zeros(4).long())
+    with nets.inference():
+        whole = nets.reid(rois).numpy()
+    np.testing.assert_allclose(quick, whole, atol=1e-5)
+    # each box alike beside others
+    np.testing.assert_array_equal(quick[1:2], nets.embed(f, boxes[1:2]))
+    nets.reid.project.weight[:, :32] = 0.1
+    assert nets.reid.learnt
+    assert np.abs(nets.embed(f, boxes) - whole).max() > 1e-3
