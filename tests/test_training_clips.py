@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.boxmask import VOID
-from tests.training_clips import SETTINGS, Drawn, make_clips
+from tests.training_clips import SETTINGS, Drawn, make_clips, no_flow
 from training.clips import Clip, Clips, Layer, animate, colour, mirror, place, stack
 from training.motion import Step, grid
 
@@ -142,3 +142,17 @@ def test_a_source_without_a_large_object_is_named() -> None:
 
     with pytest.raises(ValueError, match="no object"):
         Clips([Empty()], SETTINGS, lambda a, b: np.zeros((2, *a.shape[:2]), np.float32))[0]
+
+
+def test_pasted_objects_come_from_different_sources() -> None:
+    names = ("a", "b", "c")
+    sources = [Drawn(name) for name in names]
+    chosen = replace(SETTINGS, composites=1.0, stills=0.0)
+    clips = Clips(sources, chosen, no_flow)
+    counts = set()
+    for n in range(30):
+        labels = list(clips[n].labels.values())
+        assert len(labels) == len(set(labels))
+        counts.add(len(labels))
+    # the two objects of the first source, and none to two others
+    assert counts == {2, 3, 4}
