@@ -59,6 +59,9 @@ class Step(luigi.Task):
                 yield lost
             except ValueError as error:
                 raise person_error(error) from error
+            except SystemError as error:
+                # a signal that finds HDF5 in a callback comes out of it wrapped
+                raise error.__cause__ or error from None
 
     def make(self, progress: Progress) -> None:
         """Do the work."""

@@ -22,7 +22,10 @@ import pytest
 from cache import digests
 from cache.files import BAD, TEMPORARY
 from pipeline import RunDataset, SweepThreshold, engine
+from pipeline.engine import Stopped
 from pipeline.errors import UserError
+from pipeline.progress import Progress
+from pipeline.tasks import Step
 from tests.clip import draw
 from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_mask, write_weights
 
@@ -338,6 +341,26 @@ def test_sigterm_leaves_nothing_temporary(place: Place, interrupted: Callable[..
     said = interrupted(signal.SIGTERM, 3)
     assert said == "ERROR: stopped by SIGTERM; the same command goes on from here\n"
     assert not list(place.folder.rglob(f"*{TEMPORARY}"))
+
+
+def test_a_signal_inside_a_callback_of_hdf5_is_still_the_signal(tmp_path: Path) -> None:
+    class Reading(Step):
+        title = "reading"
+
+        def make(self, progress: Progress) -> None:
+            with h5py.File(tmp_path / "a.h5", "w") as file:
+                file.attrs["name"] = 1
+                h5py.h5a.iterate(file.id, self.interrupted)
+
+        @staticmethod
+        def interrupted(*_: object) -> None:
+            raise Stopped
+
+        def complete(self) -> bool:
+            return False
+
+    with pytest.raises(Stopped):
+        list(Reading().run())
 
 
 @pytest.mark.faults
