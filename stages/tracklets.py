@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from models.memory import Memory
 from models.networks import Networks, State
 from stages.settings import TrackletsSettings
 from stages.starts import covered, extent, settled
@@ -31,7 +32,8 @@ from stages.types import (
 
 VERSION = 6
 
-Half = npt.NDArray[np.float16]
+Known = Callable[[], Sequence[tuple[StartingPoint, Memory]]]
+"""the given masks with what they show"""
 
 
 class TrackletMemo(Protocol):
@@ -66,6 +68,7 @@ def tracklets(
     kept = list(accepted)
     size = extent(features)
     given = [s for s in (*starts, *(t.start for t in accepted)) if s.given]
+    known = _remembered(given, features, networks, plain)
 
     def open_among(queue: Iterable[StartingPoint], new: Sequence[Tracklet]) -> list[StartingPoint]:
         done = settled(kept, len(features))
@@ -81,7 +84,7 @@ def tracklets(
         count = sum(s.given for s in queue) or wave
         members, queue = queue[:count], queue[count:]
         before = len(kept)
-        grown = _grow(members, given, features, flow, networks, settings, plain, memo)
+        grown = _grow(members, known, features, flow, networks, settings, plain, memo)
         for start, tracklet in zip(members, grown, strict=True):
             if open_among([start], kept[before:]):
                 kept.append(replace(tracklet, start=start, iteration=iteration))
@@ -92,7 +95,7 @@ def tracklets(
 
 def _grow(
     members: Sequence[StartingPoint],
-    given: Sequence[StartingPoint],
+    known: Known,
     features: FeatureReader,
     flow: FlowReader,
     networks: Networks,
@@ -101,11 +104,11 @@ def _grow(
     memo: TrackletMemo,
 ) -> list[Tracklet]:
     """The tracklet of every member, from the memo or propagated."""
-    known = [memo.get(start) for start in members]
-    fresh = [start for start, t in zip(members, known, strict=True) if t is None]
-    grown = iter(propagate(fresh, given, features, flow, networks, settings, plain))
+    found = [memo.get(start) for start in members]
+    fresh = [start for start, t in zip(members, found, strict=True) if t is None]
+    grown = iter(_propagate(fresh, known, features, flow, networks, settings, plain))
     result = []
-    for tracklet in known:
+    for tracklet in found:
         if tracklet is None:
             tracklet = next(grown)
             memo.put(tracklet)
@@ -149,23 +152,46 @@ def propagate(
     flow frame is read once a direction, the features of a given mask once more. A starting
     point without a cell over 0.5 stays alone in its frame.
     """
+    known = _remembered(given, features, networks, plain)
+    return _propagate(starts, known, features, flow, networks, settings, plain)
+
+
+def _remembered(
+    given: Sequence[StartingPoint], features: FeatureReader, networks: Networks, plain: bool
+) -> Known:
+    """What the given masks show: computed once, and not before it is asked for."""
+
+    def remember() -> list[tuple[StartingPoint, Memory]]:
+        shown = [
+            (s, networks.remember(features.coarse(s.frame), s.box, s.mask, plain=plain))
+            for s in given
+        ]
+        return [(s, memory) for s, memory in shown if memory is not None]
+
+    return cache(remember)
+
+
+def _propagate(
+    starts: Sequence[StartingPoint],
+    known: Known,
+    features: FeatureReader,
+    flow: FlowReader,
+    networks: Networks,
+    settings: TrackletsSettings,
+    plain: bool,
+) -> list[Tracklet]:
     trails = [Trail(start) for start in starts]
     moving = [trail for trail in trails if (trail.start.mask > 127).any()]
     last = len(features) - 1
     read = lru_cache(maxsize=1)(lambda j: (features.coarse(j), features.fine(j)))
-
-    known = [
-        (s, networks.remember(features.coarse(s.frame), s.box, s.mask, plain=plain))
-        for s in (given if moving else ())
-    ]
 
     def enter(trail: Trail) -> State:
         if trail.state is None:
             s = trail.start
             others = [
                 (memory, g.object_id == s.object_id)
-                for g, memory in known
-                if memory is not None and (g.frame, g.object_id) != (s.frame, s.object_id)
+                for g, memory in known()
+                if (g.frame, g.object_id) != (s.frame, s.object_id)
             ]
             trail.state = networks.start(
                 *read(s.frame), s.box[None], s.mask[None], plain=plain, given=others
