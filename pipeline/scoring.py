@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import UserError
-from stages.boxmask import object_ids
+from stages.boxmask import all_ids
 from stages.frames import BadInput, Layers, mask_files, picture_size, read_index_mask
 from stages.scores import Scores, aggregate, score_video, unknown_ids
 from stages.types import IndexMask
@@ -246,7 +246,7 @@ def objects_of(masks: Iterable[IndexMask], rule: Rule) -> tuple[int, ...]:
 
     DAVIS (rule.frames inner) counts to the highest ID, whether or not each one is there.
     """
-    ids = sorted({i for mask in masks for i in object_ids(mask)})
+    ids = all_ids(masks)
     return tuple(range(1, max(ids, default=0) + 1) if rule.frames == "inner" else ids)
 
 

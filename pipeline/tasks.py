@@ -233,7 +233,7 @@ class Evidence(Stage):
         import numpy as np
 
         from pipeline.readers import offsets
-        from stages.boxmask import object_ids
+        from stages.boxmask import all_ids
         from stages.evidence import evidence
 
         features, masks = job.features(), job.first_masks()
@@ -248,7 +248,7 @@ class Evidence(Stage):
             )
             values = list(job.progress.follow(found, len(features)))
         with job.write() as out:
-            out.put("objects", sorted({i for mask in masks.values() for i in object_ids(mask)}))
+            out.put("objects", all_ids(masks.values()))
             out.put("values", np.concatenate(values))
             out.put("offsets", offsets([len(rows) for rows in values]))
 
@@ -336,11 +336,11 @@ class Msk(Stage):
 
     def compute(self, job: Job) -> None:
         from pipeline.readers import no_linking, put_linking
-        from stages.boxmask import object_ids
+        from stages.boxmask import all_ids
         from stages.msk import msk
 
         frames, first_masks = job.frames(), job.first_masks()
-        objects = sorted({i for mask in first_masks.values() for i in object_ids(mask)})
+        objects = all_ids(first_masks.values())
         drawn = msk(frames, job.flow(), first_masks, job.networks)
         with job.write() as out:
             for mask, confidence in job.progress.follow(drawn, len(frames)):

@@ -8,7 +8,7 @@ exactly at the border of its box.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,11 @@ def object_ids(index_mask: IndexMask) -> list[int]:
     """IDs of the objects in an index mask, ascending, without background and void."""
     present = np.bincount(index_mask.ravel(), minlength=256)
     return [int(i) for i in present.nonzero()[0] if i not in (0, VOID)]
+
+
+def all_ids(index_masks: Iterable[IndexMask]) -> list[int]:
+    """Object IDs in any of some index masks, ascending."""
+    return sorted({i for mask in index_masks for i in object_ids(mask)})
 
 
 def tight(mask: npt.NDArray[np.bool_]) -> Box:

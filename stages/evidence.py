@@ -20,7 +20,7 @@ from models import geometry
 from models.memory import Memory
 from models.networks import Networks
 from models.propagation import GLANCE
-from stages.boxmask import cut, object_ids, tight
+from stages.boxmask import all_ids, cut, object_ids, tight
 from stages.seen import BoxMemo, seen
 from stages.types import BoxReader, FeatureReader, IndexMask
 
@@ -62,7 +62,7 @@ def evidence(
     in 0..1, objects ascending; all zero where Re-MP has no memory. Free of any threshold.
     ValueError if the weights lack reid, mask or Re-MP.
     """
-    objects = sorted({i for mask in first_masks.values() for i in object_ids(mask)})
+    objects = all_ids(first_masks.values())
     templates = [
         template
         for j, mask in sorted(first_masks.items())
