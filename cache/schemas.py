@@ -357,7 +357,8 @@ masks = h5py.File("<root>/tubes/davis16/bear/<key>.h5", "r", locking=False)["mas
 Strings are fixed-length UTF-8: h5py gives bytes, `.asstr()` gives str. Every dataset is
 chunked and carries a fletcher32 checksum, so that a flipped bit is an error, never a value.
 Frames count from 0. Boxes are x0, y0, x1, y1 with x1 and y1 exclusive and pixel centres at
-+0.5; a box mask divides its box into s x s equal cells.
++0.5; a box mask divides its box into s x s equal cells. Features, flow and all boxes lie in the
+frame as it is scaled for the networks (setting `frames.height`).
 
 | Attribute | Content |
 |---|---|
@@ -372,7 +373,7 @@ Frames count from 0. Boxes are x0, y0, x1, y1 with x1 and y1 exclusive and pixel
 | Symbol | Meaning |
 |---|---|
 | T | frames |
-| H, W | height and width of a frame in px |
+| H, W | height and width in px: in flow of the scaled frame, in masks of the video's own |
 | C, h, w | channels of f_i, ceil(H/8), ceil(W/8) |
 | C4, h4, w4 | channels of the stride-4 features, ceil(H/4), ceil(W/4) |
 | N | proposals of all frames; offers; memoised masks |

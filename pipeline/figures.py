@@ -196,7 +196,7 @@ class Attention(Drawing):
         drawn = {"Re-MP": tracklet}
         if "remp-no-attention" in jobs:
             drawn = {"Re-MP, no attention": self._tracklet(jobs["remp-no-attention"]), **drawn}
-        frames = job.frames()
+        frames = job.working_frames()
         chosen = spread(start.frame + 1, start.frame + len(maps), self.columns)
         rows: dict[str, list[Image]] = {name: [] for name in ("RoI", "Attention", *drawn)}
         heads = []

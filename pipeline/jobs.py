@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,6 +74,12 @@ class Job:
 
         return open_frames(self.source.frames, video=self.video)
 
+    def working_frames(self) -> FrameReader:
+        """The video's pixels as the networks see them."""
+        from stages.frames import working_frames
+
+        return working_frames(self.frames(), self.recipe.settings.frames)
+
     def manifest(self) -> Manifest:
         """Names, size and digests of the frames; BadInput if they or the masks are unfit."""
         from stages.frames import manifest, mask_files
@@ -139,6 +146,12 @@ class Job:
         height, width = self.open("frames")["size"][:]
         return int(height), int(width)
 
+    def working_size(self) -> tuple[int, int]:
+        """(H, W) px of the frames that the networks see, in which every box lies."""
+        from stages.frames import working_size
+
+        return working_size(self.size(), self.recipe.settings.frames)
+
     def length(self) -> int:
         """T."""
         return len(self.open("frames")["names"])
@@ -163,11 +176,19 @@ class Job:
     def matches(self, k: int) -> Matches:
         return readers.get_matches(self.open(label("matches", k)))
 
-    def starts(self, k: int) -> list[StartingPoint]:
-        """Starting points of the iterations 1 to k."""
+    def starts(self, k: int, size: tuple[int, int]) -> list[StartingPoint]:
+        """Starting points of the iterations 1 to k, their boxes in frames of the video's `size`."""
+        from stages.boxmask import rescaled
+        from stages.frames import working_size
+
         if "msk" in self.specs:
             return []
-        return [start for i in range(1, k + 1) for start in self.matches(i).starts]
+        sizes = working_size(size, self.recipe.settings.frames), size
+        return [
+            replace(start, box=rescaled(start.box, *sizes))
+            for i in range(1, k + 1)
+            for start in self.matches(i).starts
+        ]
 
     def tracklets(self, k: int) -> list[Tracklet]:
         """Accepted tracklets of the iterations 1 to k."""
@@ -190,6 +211,13 @@ class Job:
     def first_masks(self, size: tuple[int, int] | None = None) -> dict[int, IndexMask]:
         """The given masks by frame; BadInput if one does not fit."""
         return self._masks(self.source.first_masks, size or self.size(), given=True)
+
+    def working_masks(self) -> dict[int, IndexMask]:
+        """The given masks by frame in the size that the networks see."""
+        from stages.frames import resize_mask
+
+        size = self.working_size()
+        return {j: resize_mask(mask, size) for j, mask in self.first_masks().items()}
 
     def annotations(self, size: tuple[int, int]) -> Callable[[int], IndexMask | None]:
         """The annotation of a frame, None where there is none; BadInput as above."""

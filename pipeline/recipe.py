@@ -165,7 +165,7 @@ def plan(recipe: Recipe, video: str) -> dict[str, Spec]:
     chain.add("frames", sources=["images", "first_masks", "annotations"])
     chain.add(
         "flow",
-        settings=asdict(settings.flow),
+        settings=asdict(settings.frames) | asdict(settings.flow),
         sources=["images"],
         numerics=flow_numerics(settings.flow.method),
         also=["frames"],
@@ -188,7 +188,13 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
     """Re-ID and Re-MP in turn; without retrieval, Re-MP from the given masks alone."""
     retrieval = settings.run.variant == "dyenet"
     remp = "remp_plain" if settings.plain else "remp"
-    chain.add("features", sources=["images"], modules=["trunk"], also=["frames"])
+    chain.add(
+        "features",
+        settings=asdict(settings.frames),
+        sources=["images"],
+        modules=["trunk"],
+        also=["frames"],
+    )
     if retrieval:
         chain.add(
             "proposals",

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from stages.settings import (
     Checked,
     FlowSettings,
+    FramesSettings,
     MatchesSettings,
     ProposalsSettings,
     SearchSettings,
@@ -51,6 +52,7 @@ class RunSettings:
     """All settings of a run; each field is a section of luigi.cfg."""
 
     run: WholeRun = field(default_factory=WholeRun)
+    frames: FramesSettings = field(default_factory=FramesSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
     proposals: ProposalsSettings = field(default_factory=ProposalsSettings)
     search: SearchSettings = field(default_factory=SearchSettings)

@@ -22,18 +22,26 @@ from stages.frames import (
     open_frames,
     picture_size,
     read_index_mask,
+    resize_mask,
+    working_frames,
+    working_size,
 )
+from stages.settings import FramesSettings
 from stages.types import Image, IndexMask
 
 
 class VideoSource:
     """The annotated frames of a video, as training.clips.Source."""
 
-    def __init__(self, video: Video, masks: dict[int, MaskSource]) -> None:
-        """masks: by frame of the video; at least one."""
+    def __init__(self, video: Video, masks: dict[int, MaskSource], height: int = 0) -> None:
+        """masks: by frame of the video; at least one.
+
+        height: shorter side in px to which frames and masks are scaled; 0: not at all.
+        """
         self.video = video
         self.name = video.name
         self._masks = masks
+        self._seen = FramesSettings(height)
         self._annotated = sorted(masks)
 
     def __len__(self) -> int:
@@ -41,7 +49,7 @@ class VideoSource:
 
     @cached_property
     def _frames(self) -> FrameReader:
-        return open_frames(self.video.frames, self.video.name)
+        return working_frames(open_frames(self.video.frames, self.video.name), self._seen)
 
     @cached_property
     def objects(self) -> Sequence[int]:
@@ -57,7 +65,8 @@ class VideoSource:
         """(H, W) uint8; objects that the first masks lack are void."""
         frame = self._annotated[j]
         found = self._read(self._masks[frame], frame)
-        return np.where(np.isin(found, [0, *self.objects]), found, VOID).astype(np.uint8)
+        known = np.where(np.isin(found, [0, *self.objects]), found, VOID).astype(np.uint8)
+        return resize_mask(known, working_size(known.shape, self._seen))
 
     def _read(self, mask: MaskSource, frame: int) -> IndexMask:
         name = self.video.frame_name(frame)
@@ -99,11 +108,14 @@ def _videos(part: str, cache: Path) -> Sequence[Video]:
     return open_dataset(layout, root or None, split or "train", cache).videos
 
 
-def first_frames(videos: Iterable[Video]) -> list[VideoSource]:
-    """Every given mask with its frame, each a still image (online training, section 4)."""
+def first_frames(videos: Iterable[Video], height: int) -> list[VideoSource]:
+    """Every given mask with its frame, each a still image (online training, section 4).
+
+    height: shorter side in px to which they are scaled, as the networks see them later.
+    """
     return _checked(
         [
-            VideoSource(video, {j: mask})
+            VideoSource(video, {j: mask}, height)
             for video in videos
             for j, mask in sorted(video.first_masks.items())
         ]

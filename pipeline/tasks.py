@@ -136,7 +136,7 @@ class Features(Stage):
     def compute(self, job: Job) -> None:
         from stages.features import features
 
-        frames = job.frames()
+        frames = job.working_frames()
         with job.write() as out:
             for f, f4 in job.progress.follow(features(frames, job.networks), len(frames)):
                 out.append("coarse", f)
@@ -154,11 +154,11 @@ class Flow(Stage):
 
         from stages.flow import flow
 
-        frames, settings = job.frames(), job.recipe.settings.flow
+        frames, settings = job.working_frames(), job.recipe.settings.flow
         with job.write() as out:
             if len(frames) == 1:
                 for name in ("to_previous", "to_next"):
-                    out.put(name, np.zeros((0, 2, *job.size()), np.int16))
+                    out.put(name, np.zeros((0, 2, *job.working_size()), np.int16))
             pairs = flow(frames, settings, job.device)
             for to_previous, to_next in job.progress.follow(pairs, len(frames) - 1):
                 out.append("to_previous", to_previous)
@@ -177,7 +177,7 @@ class Proposals(Stage):
         from stages.proposals import proposals
 
         features, settings = job.features(), job.recipe.settings.proposals
-        found = proposals(features, job.size(), job.networks, settings)
+        found = proposals(features, job.working_size(), job.networks, settings)
         boxes, objectness = zip(*job.progress.follow(found, len(features)), strict=True)
         with job.write() as out:
             out.put("boxes", np.concatenate(boxes))
@@ -216,7 +216,8 @@ class Search(Stage):
         from stages.search import search
 
         features, settings = job.features(), job.recipe.settings.search
-        found = search(features, job.size(), job.first_masks(), job.networks, settings)
+        size, masks = job.working_size(), job.working_masks()
+        found = search(features, size, masks, job.networks, settings)
         boxes, vectors = zip(*job.progress.follow(found, len(features)), strict=True)
         with job.write() as out:
             out.put("boxes", np.concatenate(boxes))
@@ -236,7 +237,7 @@ class Evidence(Stage):
         from stages.boxmask import all_ids
         from stages.evidence import evidence
 
-        features, masks = job.features(), job.first_masks()
+        features, masks = job.features(), job.working_masks()
         with job.mask_memo() as memo:
             found = evidence(
                 features,
@@ -268,7 +269,7 @@ class Matches(Stage):
                 iteration=self.iteration,
                 features=job.features(),
                 proposals=job.proposals(),
-                first_masks=job.first_masks(),
+                first_masks=job.working_masks(),
                 offers=job.offers(self.iteration - 1),
                 tracklets=job.tracklets(self.iteration - 1),
                 networks=networks,
@@ -318,15 +319,15 @@ class Tubes(Stage):
         from pipeline.readers import put_linking
         from stages.tubes import link, offers, render
 
-        tracklets, size = job.tracklets(self.iteration), job.size()
+        tracklets, size, working = job.tracklets(self.iteration), job.size(), job.working_size()
         frames, settings = job.length(), job.recipe.settings.tubes
-        linking = link(tracklets, frames, size, settings)
-        drawn = render(linking, tracklets, job.first_masks(), frames, size)
+        linking = link(tracklets, frames, working, settings)
+        drawn = render(linking, tracklets, job.first_masks(), frames, size, working)
         with job.write() as out:
             for mask, confidence in job.progress.follow(drawn, frames):
                 out.append("masks", mask)
                 out.append("confidence", confidence)
-            put_linking(out, linking, offers(linking, tracklets, settings, size))
+            put_linking(out, linking, offers(linking, tracklets, settings, working))
 
 
 class Msk(Stage):
@@ -339,7 +340,7 @@ class Msk(Stage):
         from stages.boxmask import all_ids
         from stages.msk import msk
 
-        frames, first_masks = job.frames(), job.first_masks()
+        frames, first_masks = job.working_frames(), job.first_masks()
         objects = all_ids(first_masks.values())
         drawn = msk(frames, job.flow(), first_masks, job.networks)
         with job.write() as out:
@@ -361,15 +362,16 @@ class Scores(Stage):
 
         tubes = job.tubes(self.iteration)
         frames, height, width = tubes["masks"].shape
-        annotations = job.annotations((height, width))
+        size = height, width
+        annotations = job.annotations(size)
         digest = mask_digest(rows(tubes, "masks"))
         scores = job.same_scores(digest)
         if scores is None:
-            given = job.first_masks((height, width)).values()
+            given = job.first_masks(size).values()
             objects = objects_of(given, rule_of(job.recipe.dataset))
             masks = job.progress.follow(rows(tubes, "masks"), frames)
             scores = score_video(masks, annotations, objects)
-        counts = starting_points(job.starts(self.iteration), annotations, frames)
+        counts = starting_points(job.starts(self.iteration, size), annotations, frames)
         with job.write() as out:
             put_scores(out, scores, counts, digest)
 

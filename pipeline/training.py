@@ -332,7 +332,7 @@ class FinetuneOnFirstFrames(Trainer):
     def sources(self) -> list[VideoSource]:
         from pipeline.sources import first_frames
 
-        return first_frames(self.opened())
+        return first_frames(self.opened(), self.settings.height)
 
     def make(self, progress: Progress) -> None:
         if self.scope == "dataset":

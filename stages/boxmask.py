@@ -42,6 +42,14 @@ def tight(mask: npt.NDArray[np.bool_]) -> Box:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
 
 
+def rescaled(
+    boxes: npt.NDArray[np.float32], size: tuple[int, int], other: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Boxes (..., 4) in a frame of `size` (H, W), in the same frame at the `other` size."""
+    down, across = (b / a for a, b in zip(size, other, strict=True))
+    return boxes * np.array([across, down, across, down], np.float32)
+
+
 def area(box: Box, mask: Probability) -> float:
     """Area in px of the cells with probability over 0.5."""
     extent = float((box[2] - box[0]) * (box[3] - box[1]))

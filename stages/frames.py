@@ -19,6 +19,7 @@ from kornia_rs.io import decode_image_png_u8
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
+from stages.settings import FramesSettings
 from stages.types import Image, IndexMask
 
 VERSION = 1
@@ -189,6 +190,18 @@ class VideoFrames(FrameReader):
         return self._last[1]
 
 
+class ResizedFrames(FrameReader):
+    """The frames of another reader in another size."""
+
+    def __init__(self, frames: FrameReader, size: tuple[int, int]) -> None:
+        """size: (H, W) px."""
+        self.frames, self.size = frames, size
+        self.names, self.fps = frames.names, frames.fps
+
+    def decode(self, j: int) -> Image:
+        return resize_image(self.frames.decode(j), self.size)
+
+
 def open_frames(source: FrameSource, video: str) -> FrameReader:
     """The frames of a video; BadInput if there are none or the first cannot be read."""
     if isinstance(source, Path):
@@ -206,6 +219,45 @@ def manifest(source: FrameSource, video: str) -> Manifest:
         continue
     files = [source] if isinstance(source, Path) else list(source)
     return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest_file, files)))
+
+
+def working_size(size: tuple[int, int], settings: FramesSettings) -> tuple[int, int]:
+    """(H, W) px at which the networks see frames of `size`."""
+    scale = settings.height / min(size) if settings.height else 1.0
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def working_frames(frames: FrameReader, settings: FramesSettings) -> FrameReader:
+    """Frames as the networks see them."""
+    size = working_size(frames.size, settings)
+    return frames if size == frames.size else ResizedFrames(frames, size)
+
+
+def resize_image(image: Image, size: tuple[int, int]) -> Image:
+    """An image (H, W, 3) in another size (H, W)."""
+    if image.shape[:2] == size:
+        return image
+    way = cv2.INTER_AREA if size[0] < image.shape[0] else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=way), np.uint8)
+
+
+def resize_mask(mask: IndexMask, size: tuple[int, int]) -> IndexMask:
+    """An index mask (H, W) in another size: a pixel takes the label that covers most of it.
+
+    No object is lost: one that covers most of no pixel takes the one it covers best.
+    """
+    if mask.shape == size:
+        return mask
+    way = cv2.INTER_AREA if size[0] < mask.shape[0] else cv2.INTER_LINEAR
+    labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).astype(np.uint8)
+    shares = [
+        cv2.resize((mask == i).astype(np.float32), size[::-1], interpolation=way) for i in labels
+    ]
+    resized = labels[np.argmax(shares, axis=0)]
+    for i, share in zip(labels, shares, strict=True):
+        if i and not (resized == i).any():
+            resized.flat[share.argmax()] = i
+    return resized
 
 
 def _read_image(path: Path, video: str) -> Image:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from models import geometry
 from models.networks import Networks, to_bytes
 from stages.boxmask import merge, object_ids
+from stages.frames import resize_mask
 from stages.types import FlowReader, Frames, Image, IndexMask
 
 VERSION = 1
@@ -29,12 +31,15 @@ def msk(
 ) -> Iterator[tuple[IndexMask, Array]]:
     """Masks of every frame, in order, in the form of stages.tubes.render().
 
+    They are of the given masks' size, which the frames need not be of.
     Each object goes both ways from its first given mask; a later given mask of it replaces
     what was propagated there. Confidences follow the object IDs, ascending. ValueError if
     the weights hold no msk.
     """
     networks.need("msk")
-    size = next(iter(first_masks.values())).shape
+    height, width = next(iter(first_masks.values())).shape
+    working = frames[0].shape[:2]
+    first_seen = {j: resize_mask(mask, working) for j, mask in first_masks.items()}
     given = {j: object_ids(mask) for j, mask in sorted(first_masks.items())}
     first = {i: j for j, ids in reversed(given.items()) for i in ids}
     beginnings = {j: [i for i in ids if first[i] == j] for j, ids in given.items()}
@@ -44,15 +49,23 @@ def msk(
     backward = range(max(first.values()), -1, -1)
     past: dict[int, dict[int, bytes]] = {}
     if backward.start > 0:
-        for j, masks in _walk(backward, frames, flow.to_next, beginnings, first_masks, networks):
+        for j, masks in _walk(backward, frames, flow.to_next, beginnings, first_seen, networks):
             past[j] = {i: zlib.compress(mask, 1) for i, mask in masks.items()}
 
     forward = range(len(frames))
-    for j, masks in _walk(forward, frames, flow.to_previous, given, first_masks, networks):
+    for j, masks in _walk(forward, frames, flow.to_previous, given, first_seen, networks):
         for i, packed in past.pop(j, {}).items():
-            masks[i] = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(size)
-        windows = {i: (0, 0, mask * np.float32(1 / 255)) for i, mask in masks.items()}
-        yield merge(windows, objects, (size[0], size[1]), first_masks.get(j))
+            masks[i] = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(working)
+        windows = {i: (0, 0, _enlarged(mask, (height, width))) for i, mask in masks.items()}
+        yield merge(windows, objects, (height, width), first_masks.get(j))
+
+
+def _enlarged(mask: Bytes, size: tuple[int, int]) -> Array:
+    """Probability * 255 as float32 probabilities of another size (H, W)."""
+    probability = mask * np.float32(1 / 255)
+    if mask.shape == size:
+        return probability
+    return np.asarray(cv2.resize(probability, size[::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def _walk(

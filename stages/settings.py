@@ -43,6 +43,17 @@ class Checked:
 
 
 @dataclass(frozen=True)
+class FramesSettings(Checked):
+    """What the networks see of the frames; masks come out in the frames' own size."""
+
+    height: int = setting(
+        480,
+        "shorter side in px to which frames are scaled for the networks, up or down; 0: not at all",
+        low=0,
+    )
+
+
+@dataclass(frozen=True)
 class FlowSettings(Checked):
     """Optical flow (section 3.2; the paper uses FlowNet 2.0 and allows others)."""
 
@@ -112,16 +123,3 @@ class TubesSettings(Checked):
     template_confidence: float = setting(
         0.8, "mean foreground probability from which a mask is offered", low=0.0, high=1.0
     )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All stage settings of a run, by stage name."""
-
-    flow: FlowSettings = FlowSettings()
-    proposals: ProposalsSettings = ProposalsSettings()
-    search: SearchSettings = SearchSettings()
-    matches: MatchesSettings = MatchesSettings()
-    tracklets: TrackletsSettings = TrackletsSettings()
-    tubes: TubesSettings = TubesSettings()
-    max_iterations: int = 4

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from stages.boxmask import iou, merge, object_ids, paste, tight
+from stages.boxmask import iou, merge, object_ids, paste, rescaled, tight
 from stages.settings import TubesSettings
 from stages.starts import rank
 from stages.types import Box, IndexMask, Linking, Offers, Probability, Tracklet
@@ -20,11 +20,12 @@ def link(
 ) -> Linking:
     """Which tracklet owns each object in each frame.
 
-    frames: T. size: (H, W) px. Greedy, down the order of similarity. The best tracklet of an
-    object starts its tube, and a given one always belongs to it. Any other is merged unless it
-    contradicts: its mean IoU over shared frames with its own object's tube is below
-    settings.contradiction, or with another object's tube above settings.rival. A contradictory
-    tracklet is dropped wholly. On shared frames the higher order keeps its mask.
+    frames: T. size: (H, W) px of the frames that the boxes lie in. Greedy, down the order of
+    similarity. The best tracklet of an object starts its tube, and a given one always belongs
+    to it. Any other is merged unless it contradicts: its mean IoU over shared frames with its
+    own object's tube is below settings.contradiction, or with another object's tube above
+    settings.rival. A contradictory tracklet is dropped wholly. On shared frames the higher
+    order keeps its mask.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
     owner = np.full((len(objects), frames), -1, np.int32)
@@ -77,9 +78,11 @@ def render(
     first_masks: Mapping[int, IndexMask],
     frames: int,
     size: tuple[int, int],
+    working: tuple[int, int],
 ) -> Iterator[tuple[IndexMask, npt.NDArray[np.float32]]]:
-    """The tubes, frame by frame.
+    """The tubes, frame by frame, at `size` (H, W).
 
+    working: (H, W) px of the frames that the boxes lie in. first_masks: of `size`.
     Yields the index mask (H, W) and the confidence of each object of linking.objects: the
     mean foreground probability over its pixels, 0 where it has none. Overlaps are settled
     by boxmask.merge(). Given masks of a frame are kept to the pixel, with confidence 1.
@@ -88,9 +91,10 @@ def render(
         given = first_masks.get(j)
         known = [] if given is None else object_ids(given)
         windows = {
-            i: paste(*_at(tracklets[n], j), size)
+            i: paste(rescaled(box, working, size), mask, size)
             for i, n in zip(linking.objects, linking.owner[:, j], strict=True)
             if n >= 0 and i not in known
+            for box, mask in [_at(tracklets[n], j)]
         }
         yield merge(windows, linking.objects, size, given)
 

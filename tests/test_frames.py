@@ -7,9 +7,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from stages.frames import BadInput, digest_file, manifest, open_frames, read_index_mask
+from stages.frames import (
+    BadInput,
+    digest_file,
+    manifest,
+    open_frames,
+    read_index_mask,
+    resize_mask,
+    working_frames,
+    working_size,
+)
+from stages.settings import FramesSettings
 
 SIZE = (24, 40)
 
@@ -48,6 +60,49 @@ def test_images_are_read_as_rgb_in_order(tmp_path: Path) -> None:
         np.testing.assert_array_equal(image, np.asarray(Image.open(path)))
     np.testing.assert_array_equal(frames[-1], frames[4])
     assert len(frames[1:3]) == 2
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(1, 1000))
+def test_the_shorter_side_is_scaled_to_the_height(rows: int, columns: int, height: int) -> None:
+    size = working_size((rows, columns), FramesSettings(height))
+    assert min(size) == height
+    assert max(size) == pytest.approx(height * max(rows, columns) / min(rows, columns), abs=0.5)
+    assert working_size((rows, columns), FramesSettings(0)) == (rows, columns)
+
+
+def test_frames_are_seen_at_the_height(tmp_path: Path) -> None:
+    frames = open_frames(pictures(tmp_path), "v")
+    assert working_frames(frames, FramesSettings(0)) is frames
+    assert working_frames(frames, FramesSettings(24)) is frames
+    half = working_frames(frames, FramesSettings(12))
+    assert (len(half), half.size, half.names) == (5, (12, 20), frames.names)
+    for image, seen in zip(frames, half, strict=True):
+        means = image.reshape(12, 2, 20, 2, 3).mean((1, 3))
+        assert np.abs(seen - means).max() <= 0.5
+    assert working_frames(frames, FramesSettings(36))[0].shape == (36, 60, 3)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_a_mask_shrinks_to_what_covers_most_and_grows_back(seed: int, factor: int) -> None:
+    rng = np.random.default_rng(seed)
+    small = rng.choice([0, 1, 7, 255], (6, 9)).astype(np.uint8)
+    large = small.repeat(factor, 0).repeat(factor, 1)
+    np.testing.assert_array_equal(resize_mask(large, (6, 9)), small)
+    np.testing.assert_array_equal(resize_mask(small, (6, 9)), small)
+    grown = resize_mask(small, large.shape)
+    middle = slice(factor // 2, None, factor)
+    if factor % 2:
+        np.testing.assert_array_equal(grown[middle, middle], small)
+
+
+def test_no_object_is_lost_in_a_smaller_mask() -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[3, 5], mask[20:40, 20:40] = 4, 9
+    small = resize_mask(mask, (4, 4))
+    assert small[0, 0] == 4 and (small[2:, 2:] == 9).all()
+    assert (small == 0).sum() == 11
 
 
 @pytest.fixture

@@ -50,6 +50,18 @@ def weights(name: str) -> dict[str, str]:
             {"proposals", "embeddings", "evidence", *AFTER_MATCHES},
         ),
         (recipe({"tubes.rival": "0.3"}), AFTER_MATCHES),
+        (
+            recipe({"frames.height": "240"}),
+            {
+                "features",
+                "flow",
+                "proposals",
+                "embeddings",
+                "search",
+                "evidence",
+                *AFTER_MATCHES,
+            },
+        ),
         (recipe(modules=weights("rpn")), {"proposals", "embeddings", "evidence", *AFTER_MATCHES}),
         (recipe(modules=weights("reid")), {"embeddings", "search", "evidence", *AFTER_MATCHES}),
         (recipe({"search.windows": "0"}), {"search", "evidence", *AFTER_MATCHES}),

@@ -85,6 +85,17 @@ def test_a_later_given_mask_replaces_what_was_propagated(clip: Clip) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_masks_come_in_the_size_of_the_given_ones(clip: Clip) -> None:
+    given = {0: clip.annotations[0]}
+    large = {0: given[0].repeat(2, 0).repeat(2, 1)}
+    usual = msk(clip.images, clip.flow, given, clip.networks)
+    enlarged = msk(clip.images, clip.flow, large, clip.networks)
+    for (a, p), (b, q) in zip(usual, enlarged, strict=True):
+        assert b.shape == (2 * SIZE[0], 2 * SIZE[1])
+        assert np.mean(a != b[::2, ::2]) < 0.05
+        np.testing.assert_allclose(p, q, atol=0.05)
+
+
 class Shifted:
     """The flow of the clip's frames from `first` on."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,20 +126,22 @@ def test_a_given_mask_always_belongs_to_its_tube() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(tracks(), st.integers(0, 5))
-def test_rendering_equals_the_loop(items: list[Tracklet], seed: int) -> None:
-    fixed = np.random.default_rng(seed).choice([0, 0, 1, 255], SIZE).astype(np.uint8)
+@given(tracks(), st.integers(0, 5), st.sampled_from([SIZE, (36, 45), (18, 20)]))
+def test_rendering_equals_the_loop(items: list[Tracklet], seed: int, size: tuple[int, int]) -> None:
+    fixed = np.random.default_rng(seed).choice([0, 0, 1, 255], size).astype(np.uint8)
     linking = link(items, FRAMES, SIZE, TubesSettings())
-    rendered = list(render(linking, items, {1: fixed}, FRAMES, SIZE))
+    rendered = list(render(linking, items, {1: fixed}, FRAMES, size, SIZE))
     assert len(rendered) == FRAMES
+    down, across = size[0] / SIZE[0], size[1] / SIZE[1]
+    enlarged = [replace(t, boxes=t.boxes * np.array([across, down] * 2, np.float32)) for t in items]
     for j, (index, confidence) in enumerate(rendered):
         probabilities = {
-            i: reference.mask_of(items[n], j, SIZE)
+            i: reference.mask_of(enlarged[n], j, size)
             for i, n in zip(linking.objects, linking.owner[:, j], strict=True)
             if n >= 0
         }
         known = fixed if j == 1 else None
-        expected, values, close = reference.composite(probabilities, linking.objects, SIZE, known)
+        expected, values, close = reference.composite(probabilities, linking.objects, size, known)
         assert index.dtype == np.uint8 and confidence.dtype == np.float32
         assert (index == expected)[~close].all()
         np.testing.assert_allclose(confidence, values, atol=0.05)
@@ -171,7 +174,7 @@ def test_offers_equal_the_loop(items: list[Tracklet], least: float) -> None:
 def test_no_tracklets_render_the_background() -> None:
     linking = link([], 2, SIZE, TubesSettings())
     assert linking.objects == () and linking.owner.shape == (0, 2)
-    for index, confidence in render(linking, [], {}, 2, SIZE):
+    for index, confidence in render(linking, [], {}, 2, SIZE, SIZE):
         assert not index.any() and confidence.shape == (0,)
     assert offers(linking, [], TubesSettings(), SIZE).boxes.shape == (0, 4)
 
@@ -182,7 +185,7 @@ def test_memory_does_not_grow_with_the_length_of_the_video(frames: int) -> None:
     item = track(1, 0, 1.0, 0, [(30.0, 30.0)] * frames, given=True)
     linking = link([item], frames, size, TubesSettings())
     tracemalloc.start()
-    for _ in render(linking, [item], {}, frames, size):
+    for _ in render(linking, [item], {}, frames, size, size):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from cache import digests
 from cache.files import BAD, TEMPORARY
@@ -226,6 +227,45 @@ def test_variants_share_what_they_can(place: Place, run: Callable[..., dict], va
     assert not set(ONCE) & set(tasks)
     assert ("msk" in tasks) == (variant == "msk")
     assert len([task for task in tasks if task.startswith("scores")]) == 1
+
+
+def doubled(pixels: np.ndarray) -> np.ndarray:
+    """Every pixel as four."""
+    return pixels.repeat(2, 0).repeat(2, 1)
+
+
+@pytest.mark.parametrize("variant", ["dyenet", "msk"])
+def test_a_video_of_twice_the_size_is_segmented_alike(
+    place: Place, run: Callable[..., dict], variant: str
+) -> None:
+    folder = place.folder / "clips"
+    for name, change in (("large", doubled), ("small", np.asarray)):
+        (folder / name).mkdir(parents=True)
+        for j, (image, index) in enumerate(map(draw, range(4))):
+            Image.fromarray(change(image)).save(folder / name / f"{j:05d}.png")
+            if j == 0:
+                (folder / "masks" / name).mkdir(parents=True)
+                write_mask(folder / "masks" / name / "00000.png", change(index))
+    run(dataset="folder", root=folder, split="all", variant=variant, set="frames.height=56")
+    for stage in ("features", "flow", "search", "evidence", "matches", "tracklets"):
+        large, small = (
+            sorted(
+                (at.split("/")[1], digest)
+                for at, digest in contents(place.cache / stage / "folder" / name).items()
+            )
+            for name in ("large", "small")
+        )
+        assert large == small, stage
+        assert large or variant == "msk"
+    for j in range(4):
+        large, small = (
+            np.asarray(Image.open(place.out / "masks" / name / f"{j:05d}.png"))
+            for name in ("large", "small")
+        )
+        assert large.shape == (112, 144)
+        assert np.mean(large[::2, ::2] != small) < 0.03
+        if j == 0:
+            np.testing.assert_array_equal(large, doubled(small))
 
 
 def test_damaged_input_is_made_anew(place: Place, run: Callable[..., dict]) -> None:

@@ -56,7 +56,7 @@ def write_weights(path: Path, **changed: int) -> Path:
 
 
 def environment(cache: Path) -> dict[str, str]:
-    """Of a command that keeps its artifacts in `cache` and reads no luigi.cfg of ours."""
+    """Of a command that keeps its artifacts in `cache` and reads tests/tiny.cfg."""
     return {
         **os.environ,
         "DYENET_CACHE": str(cache),

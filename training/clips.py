@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.boxmask import VOID, object_ids
+from stages.frames import resize_image, resize_mask
 from stages.types import Image, IndexMask
 from training.motion import Points, Step, grid, look_up, look_up_mask
 from training.settings import TrainSettings
@@ -134,7 +135,7 @@ class Clips:
         factor = rng.uniform(self.settings.scale, 1.0)
         factor = min(1.0, factor * self.settings.height / min(height, width))
         size = max(32, round(height * factor)), max(32, round(width * factor))
-        frames = {j: shrink(image, size) for j, (image, _) in read.items()}
+        frames = {j: resize_image(image, size) for j, (image, _) in read.items()}
         masks = {j: resize_mask(mask, size) for j, (_, mask) in read.items()}
         labels = {i: self.rows[source.name, i] for i in source.objects}
         still = total == 1
@@ -154,14 +155,6 @@ class Layer:
     @property
     def size(self) -> tuple[int, int]:
         return self.masks[0].shape[0], self.masks[0].shape[1]
-
-
-def shrink(image: Image, size: tuple[int, int]) -> Image:
-    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def resize_mask(mask: IndexMask, size: tuple[int, int]) -> IndexMask:
-    return np.asarray(cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
 
 
 def place(layer: Layer, size: tuple[int, int], drift: float, rng: np.random.Generator) -> Layer:
