@@ -16,6 +16,7 @@ from cache.writer import Writer
 from stages.flow import decode
 from stages.scores import Scores, StartCounts
 from stages.types import (
+    Drawn,
     Linking,
     Matches,
     Offers,
@@ -179,6 +180,11 @@ def get_linking(tubes: Reader) -> Linking:
     """Which tracklet owns each object in each frame."""
     objects = tuple(int(i) for i in tubes["objects"][:])
     return Linking(objects, tubes["owner"][:], tubes["merged"][:])
+
+
+def get_drawn(tubes: Reader) -> Drawn:
+    """Tubes as they were drawn; their frames are read when asked for."""
+    return Drawn(get_linking(tubes), tubes["masks"], tubes["confidence"])
 
 
 def no_linking(objects: Sequence[int], frames: int) -> tuple[Linking, Offers]:

@@ -316,13 +316,16 @@ class Tubes(Stage):
     stage = "tubes"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_linking
+        from pipeline.readers import get_drawn, put_linking
         from stages.tubes import link, offers, render
 
-        tracklets, size, working = job.tracklets(self.iteration), job.size(), job.working_size()
+        tracklets, working = job.tracklets(self.iteration), job.working_size()
         frames, settings = job.length(), job.recipe.settings.tubes
         linking = link(tracklets, frames, working, settings)
-        drawn = render(linking, tracklets, job.first_masks(), frames, size, working)
+        before = get_drawn(job.tubes(self.iteration - 1)) if self.iteration > 1 else None
+        drawn = render(
+            linking, tracklets, job.first_masks(), job.frames(), working, settings, before
+        )
         with job.write() as out:
             for mask, confidence in job.progress.follow(drawn, frames):
                 out.append("masks", mask)

@@ -120,6 +120,12 @@ class TubesSettings(Checked):
     rival: float = setting(
         0.15, "IoU with another object's tube above which a tracklet is dropped", low=0.0, high=1.0
     )
+    edges: float = setting(
+        1.5,
+        "reach of the filter that makes masks follow the colours of the frame, in cells of a box "
+        "mask (stages/edges.py); 0: none, as in the paper",
+        low=0.0,
+    )
     template_confidence: float = setting(
         0.8, "mean foreground probability from which a mask is offered", low=0.0, high=1.0
     )

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from stages.boxmask import iou, merge, object_ids, paste, rescaled, tight
+from stages.boxmask import Window, iou, merge, object_ids, paste, rescaled, tight
+from stages.edges import sharpen
 from stages.settings import TubesSettings
 from stages.starts import rank
-from stages.types import Box, IndexMask, Linking, Offers, Probability, Tracklet
+from stages.types import (
+    Box,
+    Drawn,
+    IndexMask,
+    Linking,
+    Offers,
+    PictureReader,
+    Probability,
+    Tracklet,
+)
 
-VERSION = 5
+VERSION = 6
 
 
 def link(
@@ -76,27 +87,51 @@ def render(
     linking: Linking,
     tracklets: Sequence[Tracklet],
     first_masks: Mapping[int, IndexMask],
-    frames: int,
-    size: tuple[int, int],
+    pictures: PictureReader,
     working: tuple[int, int],
+    settings: TubesSettings,
+    before: Drawn | None = None,
 ) -> Iterator[tuple[IndexMask, npt.NDArray[np.float32]]]:
-    """The tubes, frame by frame, at `size` (H, W).
+    """The tubes, frame by frame, in the size of the pictures (H, W).
 
-    working: (H, W) px of the frames that the boxes lie in. first_masks: of `size`.
+    first_masks: of that size. working: (H, W) px of the frames that the boxes lie in. before:
+    tubes of fewer tracklets, the first of these, drawn alike; a frame in which the same ones own
+    the objects is not drawn again.
     Yields the index mask (H, W) and the confidence of each object of linking.objects: the
     mean foreground probability over its pixels, 0 where it has none. Overlaps are settled
     by boxmask.merge(). Given masks of a frame are kept to the pixel, with confidence 1.
     """
-    for j in range(frames):
+    for j in range(len(pictures)):
+        owners = linking.owner[:, j]
+        if before is not None and np.array_equal(before.linking.owner[:, j], owners):
+            yield before.masks[j], before.confidence[j]
+            continue
         given = first_masks.get(j)
         known = [] if given is None else object_ids(given)
         windows = {
-            i: paste(rescaled(box, working, size), mask, size)
-            for i, n in zip(linking.objects, linking.owner[:, j], strict=True)
+            i: _window(tracklets[n], j, pictures, working, settings)
+            for i, n in zip(linking.objects, owners, strict=True)
             if n >= 0 and i not in known
-            for box, mask in [_at(tracklets[n], j)]
         }
-        yield merge(windows, linking.objects, size, given)
+        yield merge(windows, linking.objects, pictures.size, given)
+
+
+def _window(
+    tracklet: Tracklet,
+    j: int,
+    pictures: PictureReader,
+    working: tuple[int, int],
+    settings: TubesSettings,
+) -> Window:
+    """A tracklet's mask in frame j, in the size of the pictures."""
+    box, mask = _at(tracklet, j)
+    box = rescaled(box, working, pictures.size)
+    y0, x0, p = paste(box, mask, pictures.size)
+    if settings.edges and p.size:
+        cell = math.sqrt((box[2] - box[0]) * (box[3] - box[1])) / len(mask)
+        part = pictures[j][y0 : y0 + p.shape[0], x0 : x0 + p.shape[1]]
+        p = sharpen(p, part, cell, settings.edges)
+    return y0, x0, p
 
 
 def offers(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,24 @@ Box = npt.NDArray[np.float32]
 """(4,) float32 xyxy px."""
 Probability = npt.NDArray[np.uint8]
 """(s, s) uint8, probability * 255, in the frame of its box."""
+
+
+class Rows(Protocol):
+    """An array read row by row."""
+
+    def __getitem__(self, j: int) -> npt.NDArray[Any]: ...
+
+
+class PictureReader(Protocol):
+    """The frames of one video in its own size, read frame by frame."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) px."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, j: int) -> Image: ...
 
 
 class FeatureReader(Protocol):
@@ -129,6 +147,17 @@ class Linking:
     """(objects, T) index into the tracklets, -1 where the object has no mask"""
     merged: npt.NDArray[np.bool_]
     """(tracklets,) False where contradictory, hence dropped"""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Tubes as they were drawn from a linking."""
+
+    linking: Linking
+    masks: Rows
+    """(H, W) of every frame"""
+    confidence: Rows
+    """(objects,) of every frame"""
 
 
 class Progress(Protocol):

@@ -13,11 +13,27 @@ from hypothesis import strategies as st
 from stages.settings import TubesSettings
 from stages.starts import settled
 from stages.tubes import link, offers, render
-from stages.types import StartingPoint, Tracklet
+from stages.types import Drawn, Linking, StartingPoint, Tracklet
 from tests import reference
 
 SIZE = (24, 30)
 FRAMES = 5
+PLAIN = TubesSettings(edges=0)
+
+
+class Pictures:
+    """A PictureReader of noise that remembers what is read."""
+
+    def __init__(self, frames: int, size: tuple[int, int]) -> None:
+        self.frames, self.size = frames, size
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return self.frames
+
+    def __getitem__(self, j: int) -> np.ndarray:
+        self.read.append(j)
+        return np.random.default_rng(j).integers(0, 256, (*self.size, 3), dtype=np.uint8)
 
 
 def track(
@@ -130,7 +146,9 @@ def test_a_given_mask_always_belongs_to_its_tube() -> None:
 def test_rendering_equals_the_loop(items: list[Tracklet], seed: int, size: tuple[int, int]) -> None:
     fixed = np.random.default_rng(seed).choice([0, 0, 1, 255], size).astype(np.uint8)
     linking = link(items, FRAMES, SIZE, TubesSettings())
-    rendered = list(render(linking, items, {1: fixed}, FRAMES, size, SIZE))
+    pictures = Pictures(FRAMES, size)
+    rendered = list(render(linking, items, {1: fixed}, pictures, SIZE, PLAIN))
+    assert not pictures.read
     assert len(rendered) == FRAMES
     down, across = size[0] / SIZE[0], size[1] / SIZE[1]
     enlarged = [replace(t, boxes=t.boxes * np.array([across, down] * 2, np.float32)) for t in items]
@@ -147,6 +165,31 @@ def test_rendering_equals_the_loop(items: list[Tracklet], seed: int, size: tuple
         np.testing.assert_allclose(confidence, values, atol=0.05)
         if j == 1 and 1 in linking.objects:
             assert ((index == 1) == (fixed == 1)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(tracks(), st.integers(1, 6))
+def test_what_an_earlier_iteration_drew_is_not_drawn_again(
+    items: list[Tracklet], count: int
+) -> None:
+    usual, first = TubesSettings(), {0: np.zeros(SIZE, np.uint8)}
+    early, late = (link(some, FRAMES, SIZE, usual) for some in (items[:count], items))
+    before = Drawn(early, *zip(*_drawn(early, items, first), strict=True))
+    pictures = Pictures(FRAMES, SIZE)
+    again = list(render(late, items, first, pictures, SIZE, usual, before))
+    for (a, p), (b, q) in zip(again, _drawn(late, items, first), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(p, q)
+    if early.objects == late.objects:
+        same = (early.owner == late.owner).all(0)
+        assert not {j for j in pictures.read if same[j]}
+
+
+def _drawn(
+    linking: Linking, items: list[Tracklet], first: dict[int, np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    pictures = Pictures(FRAMES, SIZE)
+    return list(render(linking, items, first, pictures, SIZE, TubesSettings()))
 
 
 @settings(max_examples=25, deadline=None)
@@ -174,7 +217,7 @@ def test_offers_equal_the_loop(items: list[Tracklet], least: float) -> None:
 def test_no_tracklets_render_the_background() -> None:
     linking = link([], 2, SIZE, TubesSettings())
     assert linking.objects == () and linking.owner.shape == (0, 2)
-    for index, confidence in render(linking, [], {}, 2, SIZE, SIZE):
+    for index, confidence in render(linking, [], {}, Pictures(2, SIZE), SIZE, TubesSettings()):
         assert not index.any() and confidence.shape == (0,)
     assert offers(linking, [], TubesSettings(), SIZE).boxes.shape == (0, 4)
 
@@ -185,7 +228,7 @@ def test_memory_does_not_grow_with_the_length_of_the_video(frames: int) -> None:
     item = track(1, 0, 1.0, 0, [(30.0, 30.0)] * frames, given=True)
     linking = link([item], frames, size, TubesSettings())
     tracemalloc.start()
-    for _ in render(linking, [item], {}, frames, size, size):
+    for _ in render(linking, [item], {}, Pictures(frames, size), size, TubesSettings()):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
