@@ -23,7 +23,10 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 6
+VERSION = 7
+
+SURE = 1.0
+"""similarity that no cosine exceeds, only one with evidence beside it"""
 
 
 def link(
@@ -35,52 +38,71 @@ def link(
     similarity. The best tracklet of an object starts its tube, and a given one always belongs
     to it. Any other is merged unless it contradicts: its mean IoU over shared frames with its
     own object's tube is below settings.contradiction, or with another object's tube above
-    settings.rival. A contradictory tracklet is dropped wholly. On shared frames the higher
-    order keeps its mask.
+    settings.rival. A contradictory tracklet is dropped wholly, but for one that contradicts
+    only its own object's tube, is more similar than SURE to a given mask (so of the first
+    iteration) and starts where the tube has no mask: it takes the frames around its start that
+    the tube lacks. On shared frames the higher order keeps its mask.
     """
     objects = tuple(sorted({t.start.object_id for t in tracklets}))
     owner = np.full((len(objects), frames), -1, np.int32)
     merged = np.zeros(len(tracklets), np.bool_)
-    order = sorted(range(len(tracklets)), key=lambda n: rank(tracklets[n].start))
-    for n in order:
-        row = objects.index(tracklets[n].start.object_id)
-        sure = tracklets[n].start.given or not (owner[row] >= 0).any()
-        if sure or not _contradicts(n, row, tracklets, owner, size, settings):
+    for n in sorted(range(len(tracklets)), key=lambda n: rank(tracklets[n].start)):
+        taken = _taken(tracklets[n], tracklets, objects, owner, size, settings)
+        if taken is not None:
             merged[n] = True
-            span = owner[row, _span(tracklets[n])]
-            span[span < 0] = n
+            owner[objects.index(tracklets[n].start.object_id), taken] = n
     return Linking(objects, owner, merged)
 
 
-def _span(tracklet: Tracklet) -> slice:
-    return slice(tracklet.first, tracklet.first + len(tracklet.masks))
+def _taken(
+    new: Tracklet,
+    tracklets: Sequence[Tracklet],
+    objects: Sequence[int],
+    owner: npt.NDArray[np.int32],
+    size: tuple[int, int],
+    settings: TubesSettings,
+) -> npt.NDArray[np.intp] | None:
+    """Frames that a tracklet takes of those that its object's tube lacks; None if dropped."""
+    row = objects.index(new.start.object_id)
+    tube = owner[row]
+    frames = np.arange(new.first, new.first + len(new.masks))
+    free = frames[tube[frames] < 0]
+    if new.start.given or not (tube >= 0).any():
+        return free
+    rivals = [_agreement(new, tracklets, o, size) for r, o in enumerate(owner) if r != row]
+    if any(mean is not None and mean > settings.rival for mean in rivals):
+        return None
+    own = _agreement(new, tracklets, tube, size)
+    if own is None or own >= settings.contradiction:
+        return free
+    if new.iteration == 1 and new.start.similarity > SURE and tube[new.start.frame] < 0:
+        return _run(free, new.start.frame)
+    return None
+
+
+def _run(frames: npt.NDArray[np.intp], around: int) -> npt.NDArray[np.intp]:
+    """Those of ascending frames that lie without a gap around one of them."""
+    runs = np.split(frames, np.flatnonzero(np.diff(frames) > 1) + 1)
+    return next(run for run in runs if run[0] <= around <= run[-1])
+
+
+def _agreement(
+    new: Tracklet,
+    tracklets: Sequence[Tracklet],
+    tube: npt.NDArray[np.int32],
+    size: tuple[int, int],
+) -> float | None:
+    """Mean IoU of a tracklet with a tube (T,) of owners over the frames of both; None without."""
+    shared = [
+        iou(*_at(new, j), *_at(tracklets[tube[j]], j), size)
+        for j in range(new.first, new.first + len(new.masks))
+        if tube[j] >= 0
+    ]
+    return sum(shared) / len(shared) if shared else None
 
 
 def _at(tracklet: Tracklet, frame: int) -> tuple[Box, Probability]:
     return tracklet.boxes[frame - tracklet.first], tracklet.masks[frame - tracklet.first]
-
-
-def _contradicts(
-    n: int,
-    row: int,
-    tracklets: Sequence[Tracklet],
-    owner: npt.NDArray[np.int32],
-    size: tuple[int, int],
-    settings: TubesSettings,
-) -> bool:
-    """Whether tracklet n contradicts its object's tube (row) or another object's."""
-    new = tracklets[n]
-    for other in range(len(owner)):
-        shared = [
-            iou(*_at(new, j), *_at(tracklets[owner[other, j]], j), size)
-            for j in range(new.first, new.first + len(new.masks))
-            if owner[other, j] >= 0
-        ]
-        if shared:
-            mean = sum(shared) / len(shared)
-            if mean < settings.contradiction if other == row else mean > settings.rival:
-                return True
-    return False
 
 
 def render(

@@ -199,7 +199,7 @@ def linked(
         t = tracklets[n]
         mine = t.start.object_id
         span = range(t.first, t.first + len(t.masks))
-        clash = False
+        clash = rival = False
         for i in ids:
             values = [
                 overlap(mask_of(t, j, size), mask_of(tracklets[tubes[i][j]], j, size))
@@ -208,11 +208,24 @@ def linked(
             ]
             if values:
                 mean = sum(values) / len(values)
-                clash |= mean < limits[0] if i == mine else mean > limits[1]
-        if t.start.given or all(o < 0 for o in tubes[mine]) or not clash:
+                clash |= i == mine and mean < limits[0]
+                rival |= i != mine and mean > limits[1]
+        begins = t.start.given or all(o < 0 for o in tubes[mine])
+        if begins or not (clash or rival):
             merged[n] = True
             for j in span:
                 if tubes[mine][j] < 0:
+                    tubes[mine][j] = n
+        elif rival or t.iteration > 1 or t.start.similarity <= 1:
+            continue
+        elif tubes[mine][t.start.frame] < 0:
+            merged[n] = True
+            ahead = [j for j in span if j >= t.start.frame]
+            behind = [j for j in reversed(span) if j < t.start.frame]
+            for way in (ahead, behind):
+                for j in way:
+                    if tubes[mine][j] >= 0:
+                        break
                     tubes[mine][j] = n
     return ids, [tubes[i] for i in ids], merged
 

@@ -66,7 +66,7 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
             track(
                 draw(st.sampled_from([1, 4])),
                 draw(st.integers(first, first + length - 1)),
-                draw(st.sampled_from([0.7, 0.8, 0.9])),
+                draw(st.sampled_from([0.7, 0.8, 0.9, 1.2])),
                 first,
                 [(x + 0.7 * j, y) for j in range(length)],
                 given=n == 0,
@@ -120,6 +120,29 @@ def test_contradictions() -> None:
     linking = link([agrees, theirs, away, other, first], FRAMES, SIZE, TubesSettings())
     assert linking.merged.tolist() == [True, False, False, True, True]
     assert linking.owner.tolist() == [[4] * 5, [3] * 5]
+
+
+@pytest.mark.parametrize(
+    ("similarity", "iteration", "frame", "rival", "owner"),
+    [
+        (1.2, 1, 3, 20.0, [0, 0, 2, 2, -1]),
+        (0.9, 1, 3, 20.0, [0, 0, -1, -1, -1]),
+        (1.2, 2, 3, 20.0, [0, 0, -1, -1, -1]),
+        (1.2, 1, 1, 20.0, [0, 0, -1, -1, -1]),
+        (1.2, 1, 3, 14.0, [0, 0, -1, -1, -1]),
+    ],
+)
+def test_what_is_surer_than_a_cosine_fills_the_gap_that_it_starts_in(
+    similarity: float, iteration: int, frame: int, rival: float, owner: list[int]
+) -> None:
+    items = [
+        track(1, 0, 1.0, 0, [(0.0, 0.0)] * 2, given=True),
+        track(2, 0, 1.0, 0, [(rival, 0.0)] * FRAMES, given=True),
+        track(1, frame, similarity, 1, [(12.0, 0.0)] * 3, iteration=iteration),
+    ]
+    linking = link(items, FRAMES, SIZE, TubesSettings())
+    assert linking.owner.tolist() == [owner, [1] * FRAMES]
+    assert linking.merged.tolist() == [True, True, 2 in owner]
 
 
 def test_what_shares_no_frame_does_not_contradict() -> None:
