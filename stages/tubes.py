@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from stages.starts import rank
 from stages.types import (
     Box,
     Drawn,
+    Image,
     IndexMask,
     Linking,
     Offers,
@@ -123,6 +125,7 @@ def render(
     mean foreground probability over its pixels, 0 where it has none. Overlaps are settled
     by boxmask.merge(). Given masks of a frame are kept to the pixel, with confidence 1.
     """
+    read = lru_cache(maxsize=1)(pictures.__getitem__)
     for j in range(len(pictures)):
         owners = linking.owner[:, j]
         if before is not None and np.array_equal(before.linking.owner[:, j], owners):
@@ -131,7 +134,7 @@ def render(
         given = first_masks.get(j)
         known = [] if given is None else object_ids(given)
         windows = {
-            i: _window(tracklets[n], j, pictures, working, settings)
+            i: _window(tracklets[n], j, read, pictures.size, working, settings)
             for i, n in zip(linking.objects, owners, strict=True)
             if n >= 0 and i not in known
         }
@@ -141,17 +144,18 @@ def render(
 def _window(
     tracklet: Tracklet,
     j: int,
-    pictures: PictureReader,
+    picture: Callable[[int], Image],
+    size: tuple[int, int],
     working: tuple[int, int],
     settings: TubesSettings,
 ) -> Window:
-    """A tracklet's mask in frame j, in the size of the pictures."""
+    """A tracklet's mask in frame j, in the `size` (H, W) of the picture."""
     box, mask = _at(tracklet, j)
-    box = rescaled(box, working, pictures.size)
-    y0, x0, p = paste(box, mask, pictures.size)
+    box = rescaled(box, working, size)
+    y0, x0, p = paste(box, mask, size)
     if settings.edges and p.size:
         cell = math.sqrt((box[2] - box[0]) * (box[3] - box[1])) / len(mask)
-        part = pictures[j][y0 : y0 + p.shape[0], x0 : x0 + p.shape[1]]
+        part = picture(j)[y0 : y0 + p.shape[0], x0 : x0 + p.shape[1]]
         p = sharpen(p, part, cell, settings.edges)
     return y0, x0, p
 
