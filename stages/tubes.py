@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from stages.boxmask import Window, iou, merge, object_ids, paste, rescaled, tight
 from stages.edges import sharpen
+from stages.frames import FrameReader
 from stages.settings import TubesSettings
 from stages.starts import rank
 from stages.types import (
@@ -20,7 +21,6 @@ from stages.types import (
     IndexMask,
     Linking,
     Offers,
-    PictureReader,
     Probability,
     Tracklet,
 )
@@ -71,7 +71,7 @@ def _taken(
     free = frames[tube[frames] < 0]
     if new.start.given or not (tube >= 0).any():
         return free
-    rivals = [_agreement(new, tracklets, o, size) for r, o in enumerate(owner) if r != row]
+    rivals = (_agreement(new, tracklets, o, size) for r, o in enumerate(owner) if r != row)
     if any(mean is not None and mean > settings.rival for mean in rivals):
         return None
     own = _agreement(new, tracklets, tube, size)
@@ -111,7 +111,7 @@ def render(
     linking: Linking,
     tracklets: Sequence[Tracklet],
     first_masks: Mapping[int, IndexMask],
-    pictures: PictureReader,
+    pictures: FrameReader,
     working: tuple[int, int],
     settings: TubesSettings,
     before: Drawn | None = None,

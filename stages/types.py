@@ -31,18 +31,6 @@ class Rows(Protocol):
     def __getitem__(self, j: int) -> npt.NDArray[Any]: ...
 
 
-class PictureReader(Protocol):
-    """The frames of one video in its own size, read frame by frame."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) px."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, j: int) -> Image: ...
-
-
 class FeatureReader(Protocol):
     """Features of one video, read frame by frame."""
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.frames import FrameReader
 from stages.settings import TubesSettings
 from stages.starts import settled
 from stages.tubes import link, offers, render
@@ -21,17 +22,14 @@ FRAMES = 5
 PLAIN = TubesSettings(edges=0)
 
 
-class Pictures:
-    """A PictureReader of noise that remembers what is read."""
+class Pictures(FrameReader):
+    """Noise that remembers what is read."""
 
     def __init__(self, frames: int, size: tuple[int, int]) -> None:
-        self.frames, self.size = frames, size
+        self.names, self.size = tuple(map(str, range(frames))), size
         self.read: list[int] = []
 
-    def __len__(self) -> int:
-        return self.frames
-
-    def __getitem__(self, j: int) -> np.ndarray:
+    def decode(self, j: int) -> np.ndarray:
         self.read.append(j)
         return np.random.default_rng(j).integers(0, 256, (*self.size, 3), dtype=np.uint8)
 
