@@ -2,14 +2,16 @@
 
 ResNet's conv1 to conv4_x with conv4_x at stride 1 and dilated; MobileNetV2's blocks
 treated alike, with three depths normalised and joined, because its last layer alone
-forgets what a matched part looks like.
+forgets what a matched part looks like. Two networks may be joined in the same way: what
+was learnt for classes and what was learnt for segments tell different things apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +19,15 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2, resnet18, resnet50, resnet101
 from torchvision.ops import FrozenBatchNorm2d
 
-from models.config import Architecture
+if TYPE_CHECKING:
+    from models.config import Architecture
 
 STRIDE = 8
 FINE_STRIDE = 4
-CHANNELS = {"resnet18": 256, "resnet50": 1024, "resnet101": 1024, "mobilenet_v2": 32 + 96 + 320}
+JOINED = 512
+"""channels that two joined networks are reduced to"""
+NORMS = {"resnet50": 17.0, "mobilenet_v2": 10.0}
+"""length of the features of a cell, of each depth that is joined"""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class ResNetFeatures(nn.Module):
         dilate(net.layer3, 2)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
         self.layer1, self.layer2, self.layer3 = net.layer1, net.layer2, net.layer3
-        self.channels = CHANNELS[name]
+        self.channels = 256 if name == "resnet18" else 1024
         self.fine_source = 64 if name == "resnet18" else 256
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +77,7 @@ class MobileNetFeatures(nn.Module):
     """features.0 to features.17 at stride 8; depths 6, 13 and 17 normalised and joined."""
 
     preprocessing = SYMMETRIC
-    channels = CHANNELS["mobilenet_v2"]
+    channels = 32 + 96 + 320
     fine_source = 24
 
     def __init__(self) -> None:
@@ -89,8 +95,79 @@ class MobileNetFeatures(nn.Module):
                 fine = x
             if i in (6, 13, 17):
                 # a unit vector of n channels has elements of about 1 / sqrt(n)
-                joined.append(F.normalize(x.float(), dim=1) * 10)
+                joined.append(F.normalize(x.float(), dim=1) * NORMS["mobilenet_v2"])
         return torch.cat(joined, 1), fine
+
+
+class JoinedFeatures(nn.Module):
+    """ResNet-50 and MobileNetV2 side by side, normalised, joined and reduced to JOINED channels.
+
+    The reduction is linear and orthonormal, so that cosines stay nearly what they are; fit()
+    sets it to the principal directions of given frames.
+    """
+
+    preprocessing = IMAGENET
+    channels = JOINED
+    fine_source = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resnet50 = ResNetFeatures("resnet50")
+        self.mobilenet_v2 = MobileNetFeatures()
+        whole = self.resnet50.channels + self.mobilenet_v2.channels
+        self.reduce = nn.Conv2d(whole, JOINED, 1, bias=False)
+        nn.init.orthogonal_(self.reduce.weight)
+
+    def joined(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features before the reduction (N, 1472, h, w), and ResNet's at 1/4."""
+        deep, fine = self.resnet50(x)
+        scale, shift = between(IMAGENET, SYMMETRIC)
+        other, _ = self.mobilenet_v2(x * scale.to(x) + shift.to(x))
+        unit = F.normalize(deep.float(), dim=1) * NORMS["resnet50"]
+        return torch.cat((unit, other), 1), fine
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        whole, fine = self.joined(x)
+        return self.reduce(whole.to(self.reduce.weight)), fine
+
+    @torch.no_grad()
+    def fit(self, frames: Iterable[Tensor]) -> None:
+        """Set the reduction from preprocessed frames (1, 3, H, W)."""
+        moment = self.reduce.weight.new_zeros((self.reduce.in_channels,) * 2)
+        for frame in frames:
+            cells = self.joined(frame)[0].flatten(2)[0].float()
+            moment = moment + cells @ cells.T
+        _, directions = torch.linalg.eigh(moment.double())
+        # the largest come last; a sign that does not hang on the library
+        chosen = directions.flip(1)[:, :JOINED].T
+        chosen = chosen * chosen.sum(1, keepdim=True).sign()
+        self.reduce.weight.copy_(chosen[..., None, None])
+
+
+def between(given: Preprocessing, wanted: Preprocessing) -> tuple[Tensor, Tensor]:
+    """Scale and shift (1, 3, 1, 1) that lead from one preprocessing to another."""
+    mean, std, other_mean, other_std = (
+        torch.tensor(values).view(1, 3, 1, 1)
+        for values in (given.mean, given.std, wanted.mean, wanted.std)
+    )
+    return std / other_std, (mean - other_mean) / other_std
+
+
+@dataclass(frozen=True)
+class Row:
+    """A feature network: how it is made, and how many channels f then has."""
+
+    make: Callable[[], nn.Module]
+    channels: int
+
+
+BACKBONES = {
+    "resnet101": Row(lambda: ResNetFeatures("resnet101"), 1024),
+    "resnet50": Row(lambda: ResNetFeatures("resnet50"), 1024),
+    "resnet18": Row(lambda: ResNetFeatures("resnet18"), 256),
+    "mobilenet_v2": Row(MobileNetFeatures, MobileNetFeatures.channels),
+    "resnet50+mobilenet_v2": Row(JoinedFeatures, JOINED),
+}
 
 
 class Backbone(nn.Module):
@@ -104,10 +181,10 @@ class Backbone(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name
-        self.body = MobileNetFeatures() if name == "mobilenet_v2" else ResNetFeatures(name)
-        self.channels: int = self.body.channels
-        self.fine_source: int = self.body.fine_source
-        self.preprocessing: Preprocessing = self.body.preprocessing
+        self.body = BACKBONES[name].make()
+        self.channels = BACKBONES[name].channels
+        self.fine_source: int = self.body.fine_source  # type: ignore[assignment]
+        self.preprocessing: Preprocessing = self.body.preprocessing  # type: ignore[assignment]
 
     def preprocess(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) uint8 RGB to the network's range and precision."""
@@ -172,6 +249,21 @@ def fold_batch_norms(module: nn.Module) -> None:
             bias = norm.bias - norm.running_mean * scale
             conv.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias * scale)
         setattr(parent, norm_name, nn.Identity())
+
+
+class NativeDepthwise(nn.Conv2d):
+    """A depthwise convolution by PyTorch's own kernel in place of cuDNN's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.backends.cudnn.flags(enabled=False):
+            return super().forward(x)
+
+
+def leave_cudnn(module: nn.Module) -> None:
+    """Have dilated depthwise convolutions run without cuDNN, in place; for inference on a GPU."""
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv2d) and conv.groups > 1 and conv.dilation != (1, 1):
+            conv.__class__ = NativeDepthwise
 
 
 def pin_kernels(module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-BACKBONES = ("resnet101", "resnet50", "resnet18", "mobilenet_v2")
+from models.backbone import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,25 @@ class Architecture:
             reid_size=14,
             reid_shortcut=True,
             rpn_width=128,
+            refine=2,
+            fine_channels=24,
+            memory=True,
+        )
+
+    @classmethod
+    def base(cls) -> Architecture:
+        """The larger shipped model: two trunks, and heads twice as wide."""
+        return cls(
+            backbone="resnet50+mobilenet_v2",
+            margin=0.25,
+            fusion=512,
+            planes=128,
+            norm="group",
+            hidden=256,
+            reid_planes=64,
+            reid_size=14,
+            reid_shortcut=True,
+            rpn_width=256,
             refine=2,
             fine_channels=24,
             memory=True,

@@ -56,14 +56,27 @@ class Memory(NamedTuple):
             sides.append(side if same else rest)
         return self._replace(keys=torch.cat(keys, 2), sides=torch.cat(sides, 1))
 
-    def apart(self, cells: int) -> Memory:
-        """N objects of one frame, each joined by what the others show, as beside()."""
+    def apart(self, cells: int, frames: Sequence[int]) -> Memory:
+        """N objects, each joined by what the others of its frame show, as beside().
+
+        frames: of each object, which frame it is in. Rows that know fewer others end in cells of
+        no side.
+        """
         rows = [Memory(*(part[n : n + 1] for part in self)) for n in range(len(self.age))]
         joined = [
-            row.beside([(other, False) for other in rows if other is not row], cells)
-            for row in rows
+            row.beside(
+                [(rows[m], False) for m, frame in enumerate(frames) if m != n and frame == own],
+                cells,
+            )
+            for n, (row, own) in enumerate(zip(rows, frames, strict=True))
         ]
-        return Memory(*map(torch.cat, zip(*joined, strict=True)))
+        most = max(row.keys.shape[2] for row in joined)
+        even = []
+        for row in joined:
+            blank = most - row.keys.shape[2]
+            keys, sides = F.pad(row.keys, (0, blank)), F.pad(row.sides, (0, 0, 0, blank))
+            even.append(row._replace(keys=keys, sides=sides))
+        return Memory(*map(torch.cat, zip(*even, strict=True)))
 
     def origin(self) -> Memory:
         """The starting frame alone."""

@@ -28,16 +28,22 @@ class MSK(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.backbone = Backbone(architecture.backbone)
+        # of two joined networks the first
+        self.backbone = Backbone(architecture.backbone.partition("+")[0])
         widen(self.backbone.body)
         width = max(16, architecture.fusion // 4)
         self.conv = nn.Conv2d(self.backbone.channels, width, 3, padding=2, dilation=2)
         self.predict = nn.Conv2d(width, 1, 1)
 
     def load_backbone(self, state: dict[str, Tensor]) -> None:
-        """Start from a three-channel backbone; the mask channel starts at zero."""
+        """Start from a three-channel backbone; the mask channel starts at zero.
+
+        Of two joined networks it takes the one that is its own.
+        """
         own = self.backbone.state_dict()
-        for name, value in state.items():
+        prefix = f"body.{self.backbone.name}."
+        parts = {f"body.{n.removeprefix(prefix)}": v for n, v in state.items() if prefix in n}
+        for name, value in (parts or state).items():
             if own[name].shape == value.shape:
                 own[name] = value
             else:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import geometry, propagation
-from models.backbone import STRIDE, Trunk, fold_batch_norms, pin_kernels
+from models.backbone import STRIDE, Trunk, fold_batch_norms, leave_cudnn, pin_kernels
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.memory import Memory
@@ -123,6 +123,8 @@ class Networks:
     def _prepare(self, module: nn.Module) -> nn.Module:
         module = copy.deepcopy(module).eval().requires_grad_(False)
         fold_batch_norms(module)
+        if self.device.type == "cuda":
+            leave_cudnn(module)
         if self.device.type == "cpu" and self.dtype == torch.float32:
             pin_kernels(module)
         placed = module.to(device=self.device, dtype=self.dtype)

@@ -42,12 +42,14 @@ class OIM(nn.Module):
         self.register_buffer("head", torch.zeros((), dtype=torch.long))
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of embeddings (N, 256) of length 1 with labels (N,) int64."""
-        known = labels >= 0
-        if not known.any():
-            return embeddings.sum() * 0
+        """The loss (N,) of embeddings (N, 256) of length 1 with labels (N,) int64.
+
+        0 for those without an identity.
+        """
         memory = torch.cat((self.table, self.queue)).to(embeddings)
-        return F.cross_entropy(embeddings[known] @ memory.T * self.scale, labels[known])
+        scores = (embeddings @ memory.T * self.scale).float()
+        known = labels.clamp(min=UNLABELLED)
+        return F.cross_entropy(scores, known, ignore_index=UNLABELLED, reduction="none")
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor) -> None:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from models.backbone import CHANNELS, Trunk
+from models.backbone import BACKBONES, Trunk
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.msk import MSK
@@ -49,7 +49,7 @@ def build(module: str, architecture: Architecture) -> nn.Module:
         return Trunk(a)
     if module == "msk":
         return MSK(a)
-    channels = CHANNELS[a.backbone]
+    channels = BACKBONES[a.backbone].channels
     if module == "rpn":
         return RPN(a, channels)
     if module == "mask":
@@ -197,9 +197,12 @@ def initial_state(name: str) -> dict[str, Tensor]:
     """Tensors to start from, in torchvision's own names for the backbone.
 
     name: a safetensors file, or one of torchvision's weights such as
-    `DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1`. Raises BadWeights if neither is
-    to be had.
+    `DeepLabV3_ResNet101_Weights.COCO_WITH_VOC_LABELS_V1`; several, for joined backbones,
+    separated by commas. Raises BadWeights if one is not to be had.
     """
+    if "," in name:
+        parts = (initial_state(part) for part in name.split(","))
+        return {key: value for part in parts for key, value in part.items()}
     if not name.endswith(".safetensors"):
         return _of_torchvision(name)
     from safetensors.torch import load_file
@@ -229,13 +232,17 @@ def load_initial(state: Mapping[str, Tensor], module: nn.Module) -> None:
     Raises BadWeights if the backbone lacks a tensor or finds one of another shape.
     """
     if isinstance(module, Trunk | MSK):
-        names = module.backbone.body.state_dict()
-        lacking = [name for name in names if name not in state]
-        if lacking:
-            raise BadWeights(
-                f"initial weights: {lacking[0]} of {module.backbone.name} is not among them"
-            )
-        body = {f"body.{name}": state[name] for name in names}
+        body = {}
+        for name in module.backbone.body.state_dict():
+            part, _, inner = name.partition(".")
+            source = inner if part in BACKBONES else name
+            if part == "reduce":
+                continue
+            if source not in state:
+                raise BadWeights(
+                    f"initial weights: {source} of {module.backbone.name} is not among them"
+                )
+            body[f"body.{name}"] = state[source]
         if isinstance(module, MSK):
             module.load_backbone(body)
         else:
@@ -251,7 +258,7 @@ def load_initial(state: Mapping[str, Tensor], module: nn.Module) -> None:
 
 def _load_backbone(state: Mapping[str, Tensor], trunk: Trunk) -> None:
     try:
-        trunk.backbone.load_state_dict(dict(state))
+        trunk.backbone.load_state_dict(trunk.backbone.state_dict() | dict(state))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise BadWeights(f"initial weights: do not fit {trunk.backbone.name} ({reason})") from error

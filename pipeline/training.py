@@ -10,6 +10,7 @@ iteration), loss.svg and run.json.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, fields, replace
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from pipeline.sources import VideoSource
     from training.objectives import Objective
 
+FITTED = 100
+"""frames that the reduction of joined backbones is fitted to"""
 PLOT_EVERY = 100
 """iterations between two drawings of the losses"""
 JOINT = ("trunk", *LEARN["all"])
@@ -50,6 +53,11 @@ class Trainer(Step):
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
     set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
+    loaders = luigi.IntParameter(
+        default=min(8, (os.cpu_count() or 1) - 1),
+        significant=False,
+        description="processes that draw clips ahead, 0: none",
+    )
     output = luigi.Parameter(description="the .safetensors file to write")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -107,7 +115,8 @@ class Trainer(Step):
             training = Training(self.objective(networks, clips.rows), self.settings, where, place)
             if place.first:
                 write_text(self.folder / "run.json", json.dumps(self.recipe(), indent=1))
-            train(training, clips.__getitem__, self.folder, self.reporter(progress))
+            report = self.reporter(progress)
+            train(training, clips.__getitem__, self.folder, report, self.loaders)
             if place.first:
                 loss_plot(self.folder)
                 with training.averaged():
@@ -189,7 +198,9 @@ class OfflineTrainer(Trainer):
     data = luigi.Parameter(description="layout:folder[:split], several joined by commas")
     held_out = luigi.Parameter(default="", description="videos to leave out: a,b")
     architecture = luigi.ChoiceParameter(
-        default="paper", choices=["paper", "compact", "tiny"], description="without --weights"
+        default="paper",
+        choices=["paper", "base", "compact", "tiny"],
+        description="without --weights",
     )
     backbone = luigi.OptionalParameter(default=None, description="another backbone for it")
     initial = luigi.OptionalParameter(
@@ -198,7 +209,7 @@ class OfflineTrainer(Trainer):
     )
 
     def defaults(self) -> TrainSettings:
-        return compact() if self.architecture == "compact" else TrainSettings()
+        return compact() if self.architecture in ("base", "compact") else TrainSettings()
 
     def described(self) -> dict[str, Any]:
         return {"data": self.data, "held_out": self.held_out, "initial": self.initial}
@@ -231,7 +242,26 @@ class OfflineTrainer(Trainer):
                     load_initial(state, module)
             except ValueError as error:
                 raise person_error(error) from error
+        if "trunk" in made:
+            self.fit(made["trunk"])
         return made
+
+    def fit(self, trunk: nn.Module) -> None:
+        """Fit what of a fresh trunk depends on frames: the first ones of sources far apart."""
+        import torch
+
+        from models.backbone import Backbone, JoinedFeatures
+        from pipeline.jobs import device
+
+        backbone = trunk.get_submodule("backbone")
+        if not (isinstance(backbone, Backbone) and isinstance(backbone.body, JoinedFeatures)):
+            return
+        where, sources = device(self.device), self.sources()
+        chosen = sources[:: max(1, len(sources) // FITTED)]
+        backbone.to(where)
+        pixels = (torch.from_numpy(s.frame(0)).permute(2, 0, 1)[None].to(where) for s in chosen)
+        backbone.body.fit(backbone.preprocess(frame) for frame in pixels)
+        backbone.cpu()
 
 
 class TrainDyeNet(OfflineTrainer):

@@ -323,7 +323,8 @@ def test_oim_loss_is_the_scaled_cross_entropy() -> None:
     x = F.normalize(torch.tensor([[3.0, 1.0, 2.0]]), dim=1)
     logits = 10 * x[0]
     want = torch.logsumexp(logits, 0) - logits[0]
-    torch.testing.assert_close(oim(x, torch.tensor([0])), want)
+    found = oim(x.expand(3, 3), torch.tensor([UNLABELLED, 0, IGNORED]))
+    torch.testing.assert_close(found, torch.stack((want * 0, want, want * 0)))
 
 
 def test_refinement_needs_the_fine_features() -> None:
@@ -390,9 +391,11 @@ def test_what_given_masks_show_counts_for_the_object_or_for_the_rest() -> None:
     rest = torch.cat([1 - flat[0], 1 - flat[1], flat[2]])
     assert torch.equal(joined.sides[0], torch.stack((own, rest), 1))
     assert torch.equal(mine.beside([], 16).keys, mine.keys)
-    both = Memory(*map(torch.cat, zip(mine, other, strict=True))).apart(16)
+    both = Memory(*map(torch.cat, zip(mine, other, same, strict=True))).apart(16, [0, 0, 1])
     assert torch.equal(both.sides[:1], mine.beside([(other, False)], 16).sides)
-    assert torch.equal(both.keys[1:], other.beside([(mine, False)], 16).keys)
+    assert torch.equal(both.keys[1:2], other.beside([(mine, False)], 16).keys)
+    # the third is alone in its frame: what is added has no side
+    assert torch.equal(both.keys[2, :, :16], same.keys[0]) and not both.sides[2, 16:].any()
 
 
 def test_memory_follows_the_last_frame_and_one_in_some() -> None:

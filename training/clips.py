@@ -24,7 +24,7 @@ from training.settings import TrainSettings
 
 Estimator = Callable[[Image, Image], npt.NDArray[np.float32]]
 """(2, H, W) px: the point p of the first image lies at p + flow in the second"""
-LEAST = 64
+SMALLEST_OBJECT = 64
 """px that an object must have in the first frame to be followed"""
 TRIES = 20
 PASTED = 2
@@ -91,9 +91,9 @@ class Clips:
         rng = np.random.default_rng((self.settings.seed, number))
         for _ in range(TRIES):
             clip = self._draw(rng)
-            if any((clip.masks[0] == i).sum() >= LEAST for i in clip.labels):
+            if any((clip.masks[0] == i).sum() >= SMALLEST_OBJECT for i in clip.labels):
                 return replace(clip, number=number)
-        raise ValueError(f"{TRIES} clips in a row hold no object of {LEAST} px")
+        raise ValueError(f"{TRIES} clips in a row hold no object of {SMALLEST_OBJECT} px")
 
     def _draw(self, rng: np.random.Generator) -> Clip:
         source = self._pick(rng)

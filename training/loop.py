@@ -1,4 +1,4 @@
-"""The loop: clips in, gradients added up, one step an iteration, exact resume.
+"""The loop: batches in, gradients added up, one step an iteration, exact resume.
 
 Under torchrun each process takes its share of an iteration's clips and
 DistributedDataParallel averages the gradients; the result is that of one process.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.batch import CANVAS, Batch, Batches
 from training.checkpoint import read_state, write_state
 from training.clips import Clip
 from training.log import read_log, write_log
@@ -107,47 +108,44 @@ class Training:
     def _moving(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((n, p) for n, p in self.objective.named_parameters() if p.requires_grad)
 
-    def step(self, clips: Callable[[int], Clip]) -> dict[str, float]:
-        """One iteration over clips by number; the mean of each loss over this process's clips.
+    def step(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """One iteration over this process's batches; the mean of each loss over their clips.
 
         ValueError if a loss or a gradient is not finite.
         """
-        settings, place = self.settings, self.place
         began = time.perf_counter()
-        if settings.clips % place.count:
-            raise ValueError(f"{settings.clips} clips do not divide among {place.count} processes")
         for group in self.optimiser.param_groups:
-            group["lr"] = rate(settings, self.done)
+            group["lr"] = rate(self.settings, self.done)
         self.optimiser.zero_grad(set_to_none=True)
-        numbers = range(place.rank, settings.clips, place.count)
-        sums: dict[str, float] = {}
-        for n in numbers:
-            losses = self._backward(
-                clips(self.done * settings.clips + n), last=n == numbers[-1], share=len(numbers)
-            )
+        total = sum(len(batch) for batch in batches)
+        sums: dict[str, Tensor] = {}
+        for n, batch in enumerate(batches):
+            losses = self._backward(batch, last=n == len(batches) - 1, share=len(batch) / total)
             for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value / len(numbers)
-        if not math.isfinite(sum(sums.values())):
-            raise ValueError(f"iteration {self.done}: the loss is not finite ({sums})")
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        found = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        if not math.isfinite(sum(found.values())):
+            raise ValueError(f"iteration {self.done}: the loss is not finite ({found})")
         self._limit_gradient()
         self.optimiser.step()
-        self.objective.after_step(place.gather(self.objective.seen()))
+        self.objective.after_step(self.place.gather(self.objective.seen()))
         self._follow()
         self.done += 1
         self.seconds += time.perf_counter() - began
-        return sums
+        return found
 
-    def _backward(self, clip: Clip, *, last: bool, share: int) -> dict[str, float]:
-        """Add a clip's gradients; only the last one of an iteration is sent to the others."""
+    def _backward(self, batch: Batch, *, last: bool, share: float) -> dict[str, Tensor]:
+        """Add a batch's gradients; only the last one of an iteration is sent to the others."""
         waiting: AbstractContextManager[Any] = nullcontext()
         if isinstance(self.parallel, DistributedDataParallel) and not last:
             waiting = self.parallel.no_sync()
         half = self.settings.precision == "bf16"
         with waiting:
             with torch.autocast(self.device, torch.bfloat16, enabled=half):
-                losses = self.parallel(clip)
-            torch.stack(list(losses.values())).sum().div(share).backward()
-        return {name: float(loss.detach()) for name, loss in losses.items()}
+                losses = self.parallel(batch.to(torch.device(self.device)))
+            shared = {name: loss * share for name, loss in losses.items()}
+            torch.stack(list(shared.values())).sum().backward()
+        return {name: loss.detach() for name, loss in shared.items()}
 
     def _limit_gradient(self) -> None:
         longest = self.settings.clip_norm or math.inf
@@ -221,22 +219,30 @@ class Training:
                     p.copy_(now[name])
 
 
-def train(training: Training, clips: Callable[[int], Clip], folder: Path, report: Report) -> None:
+def train(
+    training: Training,
+    clips: Callable[[int], Clip],
+    folder: Path,
+    report: Report,
+    workers: int = 0,
+) -> None:
     """Run to the last iteration, from the folder's checkpoint if there is one.
 
     folder: holds checkpoint.safetensors and log.csv, a row an iteration with the mean of
     each loss over the first process's clips. Stopped at any moment, the same call goes on
-    with the same losses.
+    with the same losses. workers: processes that draw clips ahead, 0: none.
     """
     checkpoint, log = folder / "checkpoint.safetensors", folder / "log.csv"
-    settings, first = training.settings, training.place.first
+    settings, place = training.settings, training.place
     if checkpoint.exists():
         training.resume(checkpoint)
-    rows = read_log(log)[: training.done] if first else []
+    rows = read_log(log)[: training.done] if place.first else []
+    data = Batches(clips, settings, place.rank, place.count, CANVAS[training.device])
+    batches = data.load(training.done, workers)
     while training.done < settings.iterations:
         began = training.done
-        losses = training.step(clips)
-        if not first:
+        losses = training.step([next(batches) for _ in data.groups])
+        if not place.first:
             continue
         rows.append({"iteration": began, "rate": rate(settings, began), **losses})
         report(training.done, losses)

@@ -1,7 +1,8 @@
 """What is minimised: L = L_reid + lambda (L_mask + L_remp), the RPN's losses, MSK's loss.
 
 An objective holds the networks that it trains by their name in the weights file and turns
-one clip into named losses. Everything random in it follows from the clip's number.
+a batch of clips into named losses, each the mean over the clips of the clip's own. Everything
+random in it follows from the clips' numbers.
 """
 
 from __future__ import annotations
@@ -9,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from models import geometry, propagation
 from models.backbone import STRIDE, Trunk
@@ -22,18 +21,20 @@ from models.mask_network import MaskNetwork
 from models.msk import MSK
 from models.networks import Networks
 from models.oim import OIM, UNLABELLED
-from models.propagation import Recurrence
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
 from stages.boxmask import VOID
-from training.clips import LEAST, Clip
+from training.batch import Batch
+from training.boxes import unknown
 from training.settings import TrainSettings
 
-POSITIVE = 0.5
-"""IoU with an object from which a jittered box belongs to it (section 3.1, Mask R-CNN)"""
-NEGATIVE = 0.3
-"""IoU with every object below which a random box is background"""
+SAMPLES = 4
+"""points a side at which the cells of a target are counted"""
+FRAMES = {"cpu": 1, "cuda": 8}
+"""frames that a frozen trunk takes together"""
+ROWS = {"cpu": 1, "cuda": 8}
+"""RoIs run in multiples of so many, for few shapes; those that are added have no loss"""
 COARSE = (4, 12)
 """cells a side of a degraded starting mask"""
 
@@ -41,7 +42,7 @@ Losses = dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """Networks under training; forward() gives the losses of one clip, to be summed."""
+    """Networks under training; forward() gives the losses of a batch, to be summed."""
 
     modules_by_name: Mapping[str, nn.Module]
     """a plain mapping: attributes that are modules would enter a checkpoint twice"""
@@ -59,7 +60,7 @@ class Objective(nn.Module):
             if any(p.requires_grad for p in module.parameters())
         }
 
-    def forward(self, clip: Clip) -> Losses:
+    def forward(self, batch: Batch) -> Losses:
         raise TypeError(f"{type(self).__name__} has no losses")
 
     def touch(self) -> Tensor:
@@ -83,21 +84,21 @@ class FrozenTrunk:
         self._trunk: Trunk | None = None
 
     def __call__(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
-        """f and f4 in float32 of frames (T, 3, H, W) uint8, one at a time."""
+        """f and f4 in float32 of frames (T, 3, H, W) uint8."""
+        device = frames.device.type
         if self._trunk is None:
-            device = frames.device.type
             made = Networks(self.architecture, {"trunk": self.source}, device, self.precision)
             self._trunk = made.trunk
         assert self._trunk is not None
-        with torch.no_grad():
-            rows = [self._trunk(frame[None]) for frame in frames]
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            rows = [self._trunk(part) for part in frames.split(FRAMES[device])]
         coarse = torch.cat([row[0] for row in rows]).float()
         fine = [row[1] for row in rows if row[1] is not None]
         return coarse, torch.cat(fine).float() if fine else None
 
 
 class DyeNetObjective(Objective):
-    """The joint loss of section 3.3 on one clip; both kinds of Re-MP learn alike."""
+    """The joint loss of section 3.3; both kinds of Re-MP learn alike."""
 
     def __init__(
         self,
@@ -120,23 +121,19 @@ class DyeNetObjective(Objective):
     def trunk(self) -> Trunk:
         return self.modules_by_name["trunk"]  # type: ignore[return-value]
 
-    def forward(self, clip: Clip) -> Losses:
+    def forward(self, batch: Batch) -> Losses:
         """The losses of the networks that are there: `reid`, `mask`, `remp`, `remp_plain`."""
-        device = next(self.parameters()).device
-        random = torch.Generator().manual_seed(clip.number)
-        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
-        masks = torch.from_numpy(clip.masks).to(device)
-        flow = torch.from_numpy(clip.to_previous).to(device)
-        coarse, fine = self._features(frames)
-        losses = self._reid_and_mask(clip, coarse, masks, random)
+        coarse, fine = self._features(batch.pixels)
+        losses: Losses = {}
+        if "reid" in self.modules_by_name:
+            losses["reid"] = self._reid(coarse, batch)
+        if "mask" in self.modules_by_name:
+            losses["mask"] = self.settings.mask_weight * self._mask(coarse, batch)
         for name in ("remp", "remp_plain"):
             if name in self.modules_by_name:
-                state = random.get_state()
-                loss = self._remp(name, clip, coarse, fine, masks, flow, random)
-                losses[name] = self.settings.mask_weight * loss
-                random.set_state(state)
+                losses[name] = self.settings.mask_weight * self._remp(name, coarse, fine, batch)
         some = next(iter(losses))
-        losses[some] = losses[some] + self.touch().to(device)
+        losses[some] = losses[some] + self.touch().to(coarse.device)
         return losses
 
     def _features(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -146,83 +143,78 @@ class DyeNetObjective(Objective):
         coarse, fine = self.trunk(frames)
         return coarse.float(), None if fine is None else fine.float()
 
-    def _reid_and_mask(
-        self, clip: Clip, coarse: Tensor, masks: Tensor, random: torch.Generator
-    ) -> Losses:
-        """L_reid and L_mask over jittered boxes of every object in every frame."""
-        losses: Losses = {}
-        boxes, index, numbers = jittered_boxes(masks, clip.labels, self.settings, random)
-        if "reid" in self.modules_by_name:
-            rows = [clip.labels[n] if n >= 0 else UNLABELLED for n in numbers]
-            losses["reid"] = self._reid(coarse, boxes, index, torch.tensor(rows))
-        if "mask" in self.modules_by_name:
-            inside = torch.tensor([n >= 0 for n in numbers], dtype=torch.bool)
-            own = torch.tensor(numbers)[inside].to(boxes.device)
-            loss = self._mask(coarse, masks, boxes[inside], index[inside], own)
-            losses["mask"] = self.settings.mask_weight * loss
-        return losses
-
-    def _reid(self, coarse: Tensor, boxes: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-        if not len(rows):
+    def _reid(self, coarse: Tensor, batch: Batch) -> Tensor:
+        """L_reid over jittered boxes of every object in every frame, and of the background."""
+        if not len(batch.boxes):
             return coarse.new_zeros(())
         network: ReIDNetwork = self.modules_by_name["reid"]  # type: ignore[assignment]
         scene = network.scene(coarse)
-        small = geometry.roi_align(scene, boxes, self.a.reid_size, STRIDE, index)
+        small = geometry.roi_align(scene, batch.boxes, self.a.reid_size, STRIDE, batch.box_frames)
         embeddings = network(small.to(network.project.weight))
-        rows = rows.to(boxes.device)
-        self._seen.append((embeddings.detach(), rows))
-        return self.oim(embeddings, rows)
+        clips = batch.box_frames // batch.masks.shape[1]
+        objects = zip(clips.tolist(), batch.box_objects.tolist(), strict=True)
+        rows = [batch.labels[b][n] if n >= 0 else UNLABELLED for b, n in objects]
+        labels = torch.tensor(rows, device=coarse.device)
+        self._seen.append((embeddings.detach(), labels))
+        return clip_mean(self.oim(embeddings, labels), (labels >= 0).float(), clips, len(batch))
 
-    def _mask(
-        self, coarse: Tensor, masks: Tensor, boxes: Tensor, index: Tensor, own: Tensor
-    ) -> Tensor:
-        if not len(own):
+    def _mask(self, coarse: Tensor, batch: Batch) -> Tensor:
+        """L_mask over the jittered boxes of every object in every frame."""
+        inside = torch.nonzero(batch.box_objects >= 0).flatten()
+        if not len(inside):
             return coarse.new_zeros(())
+        inside, real = filled(inside, 8 * ROWS[coarse.device.type])
         network: MaskNetwork = self.modules_by_name["mask"]  # type: ignore[assignment]
+        boxes, index = batch.boxes[inside], batch.box_frames[inside]
         x = geometry.roi_align(coarse, boxes, self.a.roi_size, STRIDE, index)
         logits = network(x.to(network.predict.weight))
-        target, weight = targets(masks, own, boxes, index, self.a.roi_size)
-        return pixel_loss(logits, target, weight)
+        clips = index // batch.masks.shape[1]
+        frames, own = batch.masks.flatten(0, 1)[index], batch.box_objects[inside]
+        target, weight = targets(frames, batch.sizes[clips], own, boxes, self.a.roi_size)
+        return pixel_loss(logits, target, weight * real, clips, len(batch))
 
-    def _remp(
-        self,
-        name: str,
-        clip: Clip,
-        coarse: Tensor,
-        fine: Tensor | None,
-        masks: Tensor,
-        flow: Tensor,
-        random: torch.Generator,
-    ) -> Tensor:
-        """L_remp: the recurrence unrolled over the clip, its own masks fed back."""
+    def _remp(self, name: str, coarse: Tensor, fine: Tensor | None, batch: Batch) -> Tensor:
+        """L_remp: the recurrence unrolled over the clips, its own masks fed back."""
         remp: ReMP = self.modules_by_name[name]  # type: ignore[assignment]
-        numbers = followed(clip, self.settings.objects, random)
-        if not numbers:
+        pairs = [(b, n) for b, numbers in enumerate(batch.followed) for n in numbers]
+        if not pairs:
             return coarse.new_zeros(())
-        own = torch.tensor(numbers, device=coarse.device)
-        index = torch.zeros(len(numbers), dtype=torch.long, device=coarse.device)
-        tight = torch.stack([tight_box(masks[0] == n) for n in numbers])
-        roi = geometry.roi_box(tight, self.a.margin)
-        given, _ = targets(masks[:1], own, roi, index, self.a.mask_size)
-        memory = propagation.memorise(remp, self.a, coarse[:1], roi, given, index)
-        if memory is not None:
-            memory = memory.apart(self.a.roi_size**2)
-        start = degrade(given, self.settings.degrade, random)
-        thin = None if fine is None else fine[:1]
-        state = propagation.start(remp, self.a, coarse[:1], thin, roi, start, index, memory)
-        total, steps = coarse.new_zeros(()), len(masks) - 1
-        for t in range(1, len(masks)):
-            thin = None if fine is None else fine[t : t + 1]
-            state = propagation.step(
-                remp, self.a, state, coarse[t : t + 1], thin, flow[t - 1 : t], index
-            )
-            total = total + self._step_loss(state, masks[t : t + 1], own, index) / steps
-        return total
+        by_clip = (len(batch), -1)
+        coarse = coarse.unflatten(0, by_clip)
+        fine = None if fine is None else fine.unflatten(0, by_clip)
+        chosen, real = filled(torch.arange(len(pairs)), ROWS[coarse.device.type])
+        # what is added is in no other object's frame
+        frames_of = [b for b, _ in pairs] + [-n for n in range(1, len(chosen) - len(pairs) + 1)]
+        pairs = [pairs[i] for i in chosen.tolist()]
+        real = real.to(coarse)
+        own = torch.tensor([n for _, n in pairs], device=coarse.device)
+        index = torch.tensor([b for b, _ in pairs], device=coarse.device)
+        tight = torch.tensor([batch.tight[b][0][n] for b, n in pairs]).to(coarse)
 
-    def _step_loss(self, state: Recurrence, masks: Tensor, own: Tensor, index: Tensor) -> Tensor:
-        assert state.logits is not None
-        target, weight = targets(masks, own, state.boxes, index, self.a.mask_size)
-        return pixel_loss(state.logits, target, weight * state.alive[:, None, None, None])
+        def wanted(t: int, boxes: Tensor) -> tuple[Tensor, Tensor]:
+            frames = batch.masks[:, t][index]
+            return targets(frames, batch.sizes[index], own, boxes, self.a.mask_size)
+
+        def thin(t: int) -> Tensor | None:
+            return None if fine is None else fine[:, t]
+
+        roi = geometry.roi_box(tight, self.a.margin)
+        given, _ = wanted(0, roi)
+        memory = propagation.memorise(remp, self.a, coarse[:, 0], roi, given, index)
+        if memory is not None:
+            memory = memory.apart(self.a.roi_size**2, frames_of)
+        start = degrade(given, self.settings.degrade, [batch.numbers[b] for b, _ in pairs])
+        state = propagation.start(remp, self.a, coarse[:, 0], thin(0), roi, start, index, memory)
+        total, steps = coarse.new_zeros(()), batch.masks.shape[1] - 1
+        for t in range(1, steps + 1):
+            flow = batch.to_previous[:, t - 1]
+            state = propagation.step(remp, self.a, state, coarse[:, t], thin(t), flow, index)
+            assert state.logits is not None
+            target, weight = wanted(t, state.boxes)
+            weight = weight * real * state.alive[:, None, None, None]
+            loss = pixel_loss(state.logits, target, weight, index, len(batch))
+            total = total + loss / steps
+        return total
 
     def seen(self) -> list[Any]:
         seen, self._seen = self._seen, []
@@ -257,17 +249,14 @@ class RPNObjective(Objective):
     def rpn(self) -> RPN:
         return self.modules_by_name["rpn"]  # type: ignore[return-value]
 
-    def forward(self, clip: Clip) -> Losses:
+    def forward(self, batch: Batch) -> Losses:
         """The losses `objectness` and `boxes`; anchors on void count for neither."""
-        device = next(self.parameters()).device
-        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
-        masks = torch.from_numpy(clip.masks).to(device)
+        frames, masks = batch.pixels, batch.masks.flatten(0, 1)
         coarse, _ = self.frozen(frames)
-        size = (frames.shape[2], frames.shape[3])
-        anchors, logits, deltas = self.rpn.outputs(coarse, size)
-        none = torch.zeros((0, 4), device=device)
+        anchors, logits, deltas = self.rpn.outputs(coarse, (frames.shape[2], frames.shape[3]))
+        known = [boxes for clip in batch.tight for boxes in clip]
         truth = [
-            {"boxes": torch.cat([none, *boxes_of(mask, clip.labels).values()])} for mask in masks
+            {"boxes": torch.tensor([*boxes.values()]).view(-1, 4).to(coarse)} for boxes in known
         ]
         labels, matched = self.rpn.assign_targets_to_anchors(anchors, truth)
         labels = [
@@ -276,8 +265,9 @@ class RPNObjective(Objective):
         ]
         wanted = self.rpn.box_coder.encode(matched, anchors)
         # the sampler draws from torch's own generator
+        device = coarse.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(clip.number)
+            torch.manual_seed(batch.numbers[0])
             objectness, boxes = self.rpn.compute_loss(
                 logits.reshape(-1, 1), deltas.reshape(-1, 4), labels, list(wanted)
             )
@@ -297,33 +287,56 @@ class MSKObjective(Objective):
     def msk(self) -> MSK:
         return self.modules_by_name["msk"]  # type: ignore[return-value]
 
-    def forward(self, clip: Clip) -> Losses:
-        """The loss `msk`, the mean over the clip's later frames for one of its objects."""
-        device = next(self.parameters()).device
-        random = torch.Generator().manual_seed(clip.number)
-        numbers = followed(clip, 1, random)
-        if not numbers:
+    def forward(self, batch: Batch) -> Losses:
+        """The loss `msk`, the mean over the clips' later frames for one object of each."""
+        device = batch.masks.device
+        chosen = [(b, numbers[0]) for b, numbers in enumerate(batch.followed) if numbers]
+        if not chosen:
             return {"msk": self.touch().to(device)}
-        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)[1:]
-        masks = torch.from_numpy(clip.masks).to(device)
-        flow = torch.from_numpy(clip.to_previous).to(device)
-        inside = (masks == numbers[0]).float()[:, None]
+        steps = batch.masks.shape[1] - 1
+        index = torch.tensor([b for b, _ in chosen], device=device)
+        own = torch.tensor([n for _, n in chosen], device=device)[:, None, None, None]
+        masks, flow = batch.masks[index], batch.to_previous[index].flatten(0, 1)
+        inside = (masks == own).float()
+        extent = torch.tensor([batch.tight[b][0][n] for b, n in chosen], device=device)
+        scale, shift = deformation([batch.numbers[b] for b, _ in chosen], steps)
+        extent = extent.repeat_interleave(steps, 0)
+        moved = deformed(flow, extent, scale.to(device), shift.to(device))
         height, width = masks.shape[-2:]
         box = flow.new_tensor([[0, 0, width, height]]).expand(len(flow), 4)
-        # a little smaller, larger and shifted, as a predicted mask is
-        scale = 1 + 0.05 * torch.randn(len(flow), 1, generator=random).to(device)
-        shift = 0.05 * torch.randn(len(flow), 2, generator=random).to(device)
-        extent = tight_box(masks[0] == numbers[0])
-        side = extent[2:] - extent[:2]
-        middle = (extent[:2] + extent[2:]) / 2
-        points = frame_points(height, width, device)[None].expand(len(flow), -1, -1, -1)
-        moved = points + flow.permute(0, 2, 3, 1)
-        moved = (moved - middle) * scale[..., None, None] + middle
-        moved = moved + (shift * side)[:, None, None]
-        warped = geometry.sample_box(inside[:-1], box, moved)
+        warped = geometry.sample_box(inside[:, :-1].flatten(0, 1)[:, None], box, moved)
+        frames = batch.frames[index, 1:].flatten(0, 1).permute(0, 3, 1, 2)
         logits = self.msk(frames, warped)
-        weight = (masks[1:] != VOID).float()[:, None]
-        return {"msk": pixel_loss(logits, inside[1:], weight) + self.touch().to(device)}
+        weight = (masks[:, 1:] != VOID).float().flatten(0, 1)[:, None]
+        target = inside[:, 1:].flatten(0, 1)[:, None]
+        clips = index.repeat_interleave(steps)
+        loss = pixel_loss(logits, target, weight, clips, len(batch))
+        return {"msk": loss + self.touch().to(device)}
+
+
+def deformation(numbers: Sequence[int], steps: int) -> tuple[Tensor, Tensor]:
+    """A scale (N, 1) and a shift (N, 2) for every step of every clip, by its number.
+
+    A little smaller, larger and shifted, as a predicted mask is.
+    """
+    scales, shifts = [], []
+    for number in numbers:
+        random = torch.Generator().manual_seed(number)
+        scales.append(1 + 0.05 * torch.randn(steps, 1, generator=random))
+        shifts.append(0.05 * torch.randn(steps, 2, generator=random))
+    return torch.cat(scales), torch.cat(shifts)
+
+
+def deformed(flow: Tensor, extent: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Where each pixel of a frame is read in the last mask: (N, H, W, 2) px.
+
+    flow (N, 2, H, W) leads to that frame, extent (N, 4) is the object's box, of which `shift`
+    is in sides.
+    """
+    side, middle = extent[:, 2:] - extent[:, :2], (extent[:, :2] + extent[:, 2:]) / 2
+    moved = frame_points(flow.shape[2], flow.shape[3], flow.device) + flow.permute(0, 2, 3, 1)
+    middle = middle[:, None, None]
+    return (moved - middle) * scale[..., None, None] + middle + (shift * side)[:, None, None]
 
 
 def frame_points(height: int, width: int, device: torch.device) -> Tensor:
@@ -336,109 +349,60 @@ def frame_points(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack((x, y), -1)
 
 
-def pixel_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the cells that count; 0 where none does."""
+def filled(rows: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """Rows (N,), the last repeated up to a multiple, and which are real: (N, 1, 1, 1) float."""
+    added = -len(rows) % multiple
+    real = torch.ones(len(rows) + added, 1, 1, 1, device=rows.device)
+    real[len(rows) :] = 0
+    return torch.cat((rows, rows[-1:].expand(added))), real
+
+
+def clip_mean(values: Tensor, weight: Tensor, clips: Tensor, count: int) -> Tensor:
+    """The mean over `count` clips of each clip's weighted mean, 0 where nothing counts.
+
+    values and weight (N, ...), clips (N,): the clip of each row.
+    """
+    sums = [values.new_zeros(count) for _ in range(2)]
+    for total, part in zip(sums, (values * weight, weight), strict=True):
+        total.index_add_(0, clips, part.flatten(1).sum(1) if part.ndim > 1 else part)
+    return (sums[0] / sums[1].clamp(min=1.0)).mean()
+
+
+def pixel_loss(logits: Tensor, target: Tensor, weight: Tensor, clips: Tensor, count: int) -> Tensor:
+    """Mean binary cross-entropy over the cells that count, as clip_mean()."""
     each = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    return (each * weight).sum() / weight.sum().clamp(min=1.0)
+    return clip_mean(each, weight, clips, count)
 
 
 def targets(
-    masks: Tensor, own: Tensor, boxes: Tensor, index: Tensor, size: int
+    frames: Tensor, sizes: Tensor, own: Tensor, boxes: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
     """What box masks should be, and where that is known.
 
-    masks (B, H, W) index masks, own (N,) object numbers, boxes (N, 4) px, index (N,) frame
-    of each. Returns two (N, 1, size, size): the share of each cell that the object covers,
-    and the share that is not void.
+    frames (N, H, W) index masks, each of which fills sizes (N, 2) px at the top left, own (N,)
+    object numbers, boxes (N, 4) px. Returns two (N, 1, size, size): the share of each cell that
+    the object covers, and the share that is not void. Beyond the frame its border goes on: an
+    object that the frame cuts has no edge there.
     """
-    frames = masks[index]
-    alone = torch.arange(len(boxes), device=boxes.device)
-    inside = (frames == own[:, None, None]).float()[:, None]
-    void = (frames == VOID).float()[:, None]
-    both = geometry.roi_align(torch.cat((inside, void), 1), boxes, size, 1, alone)
-    return both[:, :1].clamp(0, 1), (1 - both[:, 1:]).clamp(0, 1)
+    points = geometry.centres(boxes, SAMPLES * size).floor().long()
+    x = points[..., 0].clamp(min=0).minimum(sizes[:, 1, None, None] - 1)
+    y = points[..., 1].clamp(min=0).minimum(sizes[:, 0, None, None] - 1)
+    rows = torch.arange(len(frames), device=frames.device)[:, None, None]
+    values = frames[rows, y, x][:, None]
+    inside = F.avg_pool2d((values == own[:, None, None, None]).float(), SAMPLES)
+    return inside, F.avg_pool2d((values != VOID).float(), SAMPLES)
 
 
-def tight_box(inside: Tensor) -> Tensor:
-    """Tight box (4,) px of a mask (H, W) that is not empty."""
-    ys, xs = torch.nonzero(inside.any(1)).flatten(), torch.nonzero(inside.any(0)).flatten()
-    return torch.stack((xs[0], ys[0], xs[-1] + 1, ys[-1] + 1)).float()
+def degrade(masks: Tensor, share: float, numbers: Sequence[int]) -> Tensor:
+    """Starting masks (N, 1, s, s), some of them coarse and ragged, as retrieved ones are.
 
-
-def boxes_of(mask: Tensor, labels: Mapping[int, int]) -> dict[int, Tensor]:
-    """Tight boxes (1, 4) by number of the objects in a frame that are large enough."""
-    counts = torch.bincount(mask.flatten().long(), minlength=256).tolist()
-    return {n: tight_box(mask == n)[None] for n in labels if counts[n] >= LEAST}
-
-
-def followed(clip: Clip, most: int, random: torch.Generator) -> list[int]:
-    """Numbers of objects that are large enough in the first frame, at random `most`."""
-    counts = np.bincount(clip.masks[0].ravel(), minlength=256)
-    numbers = [n for n in sorted(clip.labels) if counts[n] >= LEAST]
-    order = torch.randperm(len(numbers), generator=random).tolist()
-    return sorted(numbers[i] for i in order[:most])
-
-
-def jittered_boxes(
-    masks: Tensor, labels: Mapping[int, int], settings: TrainSettings, random: torch.Generator
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Boxes as the proposal network gives them: near each object, and on the background.
-
-    masks (T, H, W). Returns boxes (N, 4) px, the frame of each (N,), and the object's
-    number, -1 for background.
+    numbers: of the clip that each is from, in order; they seed what is drawn.
     """
-    height, width = masks.shape[-2:]
-    limit = torch.tensor([width, height, width, height], device=masks.device).float()
-    boxes, index, numbers = [], [], []
-    for t, mask in enumerate(masks):
-        known = boxes_of(mask, labels)
-        for n, tight in known.items():
-            side = (tight[:, 2:] - tight[:, :2]).repeat(1, 2)
-            noise = torch.randn(settings.boxes - 1, 4, generator=random).to(tight) * 0.08
-            near = torch.cat((tight, (tight + noise * side).clamp(min=0).minimum(limit)))
-            near = near[box_iou(near, tight)[:, 0] >= POSITIVE]
-            boxes.append(near)
-            numbers += [n] * len(near)
-            index += [t] * len(near)
-        far = background(mask, list(known.values()), settings.negatives, limit, random)
-        boxes.append(far)
-        numbers += [-1] * len(far)
-        index += [t] * len(far)
-    joined = torch.cat(boxes) if boxes else limit.new_zeros((0, 4))
-    return joined, torch.tensor(index, dtype=torch.long, device=masks.device), numbers
-
-
-def background(
-    mask: Tensor, known: Sequence[Tensor], count: int, limit: Tensor, random: torch.Generator
-) -> Tensor:
-    """Random boxes (N, 4) that hold neither an object nor void."""
-    if not count:
-        return limit.new_zeros((0, 4))
-    draws = torch.rand(count, 4, generator=random).to(limit)
-    side = (0.08 + 0.42 * draws[:, 2:]) * limit[:2]
-    low = draws[:, :2] * (limit[:2] - side)
-    boxes = torch.cat((low, low + side), 1)
-    taken = unknown(mask, boxes)
-    if known:
-        taken |= box_iou(boxes, torch.cat(list(known))).amax(1) >= NEGATIVE
-    return boxes[~taken]
-
-
-def unknown(mask: Tensor, boxes: Tensor) -> Tensor:
-    """(N,) whether more than half of a box (N, 4) is void, counted at a few points."""
-    void = (mask == VOID).float()[None, None]
-    share = geometry.sample_box(
-        void,
-        boxes.new_tensor([[0, 0, mask.shape[1], mask.shape[0]]]),
-        geometry.centres(boxes, 4).reshape(1, -1, 4, 2),
-    )
-    return share.reshape(len(boxes), 16).mean(1) > 0.5
-
-
-def degrade(masks: Tensor, share: float, random: torch.Generator) -> Tensor:
-    """Starting masks (N, 1, s, s), some of them coarse and ragged, as retrieved ones are."""
-    rows = []
-    for mask in masks.split(1):
+    rows: list[Tensor] = []
+    random = torch.Generator()
+    for n, mask in enumerate(masks.split(1)):
+        if n == 0 or numbers[n] != numbers[n - 1]:
+            random.manual_seed(numbers[n])
         if float(torch.rand((), generator=random)) < share:
             cells = int(torch.randint(*COARSE, (), generator=random))
             coarse = F.adaptive_avg_pool2d(mask, cells)

@@ -10,6 +10,7 @@ LEARN = {
     "all": ("mask", "reid", "remp", "remp_plain"),
     "reid": ("reid",),
     "remp": ("remp", "remp_plain"),
+    "masks": ("mask", "remp", "remp_plain"),
 }
 """modules of the joint training by the setting `learn`"""
 
@@ -20,6 +21,7 @@ class TrainSettings(Checked):
 
     iterations: int = setting(24_000, "steps of the optimiser", low=1)
     clips: int = setting(8, "videos an iteration", low=1)
+    batch: int = setting(1, "clips that go through the networks together", low=1)
     frames: int = setting(4, "frames of a clip", low=2)
     optimiser: str = setting("sgd", "how weights move", choices=("sgd", "adamw"))
     rate: float = setting(1e-3, "initial learning rate", low=0.0)
