@@ -127,7 +127,7 @@ def untrained(path: Path, backbone: str) -> None:
     """Weights of the paper's network as it is before training."""
     from models.config import Architecture
     from models.weights import build, save
-    from pipeline.recipe import NEEDS
+    from pipeline.plan.recipe import NEEDS
 
     architecture = Architecture(backbone=backbone)
     save(path, architecture, {n: build(n, architecture) for n in NEEDS["dyenet"]}, {})
@@ -149,10 +149,11 @@ def stretch(frames: Path, folder: Path, length: int) -> Path:
 def measure(clip: Path, place: Path, options: Mapping[str, str]) -> Cost:
     """Run a clip, then its frames through the bare backbone; in a process of its own."""
     os.environ["DYENET_CACHE"] = str(place / "cache")
-    import pipeline.jobs
-    import pipeline.results
+    import pipeline.run.job
+    import pipeline.run.outcome
     import stages.tracklets  # noqa: F401 - so that no import is timed
-    from pipeline import RunDataset, engine
+    from pipeline import RunDataset
+    from pipeline.commands import engine
 
     out = place / "out"
     began = time.perf_counter()
@@ -165,7 +166,7 @@ def measure(clip: Path, place: Path, options: Mapping[str, str]) -> Cost:
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     video = next(iter(run["videos"].values()))
     precision = run["settings"]["run"]["precision"]
-    device = pipeline.jobs.device(options["device"])
+    device = pipeline.run.job.device(options["device"])
     return Cost(
         frames=video["frames"],
         size=tuple(video["size"]),

@@ -19,11 +19,11 @@ from typing import Any
 import pandas as pd
 
 from cache.files import replace
-from pipeline import scoring
 from pipeline.errors import UserError
-from pipeline.export import ITERATIONS, STARTS, TEMPLATES
-from pipeline.scoring import FRAMES, Rule, last_iteration, totals, write_csv
-from pipeline.settings import find
+from pipeline.plan.settings import find
+from pipeline.results import scores as scoring
+from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES
+from pipeline.results.scores import FRAMES, Rule, last_iteration, totals, write_csv
 
 PER_ITERATION = {
     **{name: kind for name, kind in ITERATIONS.items() if name not in ("video", "J", "F", "G")},

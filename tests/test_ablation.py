@@ -16,8 +16,13 @@ from PIL import Image
 
 from models.config import Architecture
 from models.weights import build, save
-from pipeline import Ablation, engine, reports
-from pipeline.ablation import (
+from pipeline import Ablation, reports
+from pipeline.commands import engine
+from pipeline.errors import UserError
+from pipeline.pages.ablation import HEIGHT, chart
+from pipeline.paper.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
+from pipeline.paper.published import GAIN_OVER, LABELS, PUBLISHED, RETRIEVAL
+from pipeline.paper.tables import (
     ABLATION,
     CATEGORIES,
     INSTANCES,
@@ -26,10 +31,6 @@ from pipeline.ablation import (
     in_paper_form,
     instances,
 )
-from pipeline.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
-from pipeline.errors import UserError
-from pipeline.pages.ablation import HEIGHT, chart
-from pipeline.published import GAIN_OVER, LABELS, PUBLISHED, RETRIEVAL
 from tests.test_report import Page
 from tests.tiny_run import command, ran, write_dataset, write_weights
 

@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from pipeline.datasets.layout import Dataset, Video
 from pipeline.errors import UserError
-from pipeline.export import (
+from pipeline.results.export import (
     Iteration,
     Run,
     Start,
@@ -27,8 +27,8 @@ from pipeline.export import (
     write_run,
     write_scores,
 )
-from pipeline.overlays import davis_palette, overlay, read_palette
-from pipeline.scoring import Rule, category, objects_of, rule_of, score_folder
+from pipeline.results.overlays import davis_palette, overlay, read_palette
+from pipeline.results.scores import Rule, category, objects_of, rule_of, score_folder
 from stages.frames import FrameReader
 from stages.scores import StartCounts, score_video
 from stages.types import Image, IndexMask, Linking, Matches, StartingPoint, Tracklet

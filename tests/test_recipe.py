@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from cache import digests
-from pipeline import recipe as recipes
-from pipeline import runs
-from pipeline.document import render
 from pipeline.errors import UserError
-from pipeline.recipe import Recipe, VideoRecipe, keys
-from pipeline.runs import Options, plan
-from pipeline.settings import RunSettings, find, gather, override, parse_set, single
+from pipeline.plan import inputs as runs
+from pipeline.plan import recipe as recipes
+from pipeline.plan.document import render
+from pipeline.plan.inputs import Options, plan
+from pipeline.plan.recipe import Recipe, VideoRecipe, keys
+from pipeline.plan.settings import RunSettings, find, gather, override, parse_set, single
 from tests.tiny_run import write_dataset, write_weights
 
 MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
@@ -186,7 +186,7 @@ def test_lists_are_for_sweeps() -> None:
 
 def test_every_setting_is_documented() -> None:
     text = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
-    assert text == render(), "run `python -m pipeline.document > docs/settings.md`"
+    assert text == render(), "run `python -m pipeline.plan.document > docs/settings.md`"
     assert find("matches.rho_reid").default == 0.7
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.overlays import colour
 from pipeline.pages.page import picture, write_page
-from pipeline.published import LABELS
-from pipeline.recipe import Recipe
+from pipeline.paper.published import LABELS
+from pipeline.plan.recipe import Recipe
 from pipeline.reports import results
+from pipeline.results.overlays import colour
 
 BAR, GAP, HEIGHT = 15, 22, 180
 """px: width of a bar, space between groups, height of 100 percent"""
@@ -35,7 +35,7 @@ class Asked:
     """kind of online training of the runs named `<variant>-online`"""
     sizes: tuple[float, float]
     judged: pd.DataFrame | None
-    """attributes() of pipeline/attributes.py"""
+    """attributes() of pipeline/paper/attributes.py"""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From the artifacts of a run to its output folder (pipeline/export.py, pages/run.py)."""
+"""From the artifacts of a run to its output folder (pipeline/results/export.py, pages/run.py)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pathlib import Path
 
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.store import LIBRARIES
-from pipeline import readers
-from pipeline import recipe as recipes
-from pipeline.export import (
+from pipeline.pages.run import report_html
+from pipeline.plan import recipe as recipes
+from pipeline.plan.recipe import Recipe, label
+from pipeline.plan.settings import RunSettings
+from pipeline.results.export import (
     Iteration,
     Run,
     Start,
@@ -29,13 +31,11 @@ from pipeline.export import (
     write_run,
     write_scores,
 )
-from pipeline.jobs import Job
-from pipeline.overlays import read_palette
-from pipeline.pages.run import report_html
-from pipeline.progress import Progress
-from pipeline.recipe import Recipe, label
-from pipeline.scoring import rule_of
-from pipeline.settings import RunSettings
+from pipeline.results.overlays import read_palette
+from pipeline.results.scores import rule_of
+from pipeline.run import artifacts as readers
+from pipeline.run.job import Job
+from pipeline.run.progress import Progress
 from stages.types import Matches
 
 BEGAN = time.time()

@@ -23,20 +23,20 @@ import numpy.typing as npt
 
 from cache import keys
 from cache.files import replace
-from pipeline import engine
-from pipeline import recipe as recipes
+from pipeline.commands import engine
+from pipeline.commands.ablation import VariantOptions
 from pipeline.errors import UserError
-from pipeline.overlays import picture
-from pipeline.progress import Progress
-from pipeline.published import LABELS
-from pipeline.runs import cache_root
-from pipeline.tasks import Step, stage_tasks
-from pipeline.variants import VariantOptions
+from pipeline.paper.published import LABELS
+from pipeline.plan import recipe as recipes
+from pipeline.plan.inputs import cache_root
+from pipeline.results.overlays import picture
+from pipeline.run.progress import Progress
+from pipeline.run.stages import Step, stage_tasks
 from stages.boxmask import paste
 from stages.types import Box, Image, IndexMask, Tracklet
 
 if TYPE_CHECKING:
-    from pipeline.jobs import Job
+    from pipeline.run.job import Job
 
 VERSION = 1
 """of the pictures; a new number draws them anew"""
@@ -110,7 +110,7 @@ class Drawing(Step):
         return {"kind": self.kind, "columns": self.columns}
 
     def make(self, progress: Progress) -> None:
-        from pipeline.jobs import Job
+        from pipeline.run.job import Job
 
         with ExitStack() as stack:
             jobs = {

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.overlays import VideoFile, overlay, write_mask, write_picture
-from pipeline.scoring import (
+from pipeline.results.overlays import VideoFile, overlay, write_mask, write_picture
+from pipeline.results.scores import (
     Rule,
     frame_table,
     join_frames,

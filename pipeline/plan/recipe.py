@@ -21,7 +21,7 @@ from typing import Any
 
 import cache.keys
 from pipeline.errors import UserError
-from pipeline.settings import RunSettings
+from pipeline.plan.settings import RunSettings
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "dyenet": ("trunk", "rpn", "mask", "reid", "remp"),
@@ -305,7 +305,7 @@ class Chain:
 @functools.cache
 def version(stage: str) -> int:
     """VERSION of a stage's module, read without running it (it would import torch)."""
-    source = Path(__file__).parents[1] / "stages" / f"{stage}.py"
+    source = Path(__file__).parents[2] / "stages" / f"{stage}.py"
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION":
             return int(ast.literal_eval(node.value))

@@ -20,8 +20,8 @@ from cache.digests import FileDigests
 from cache.files import replace as replace_file
 from cache.files import reporting
 from pipeline.errors import UserError
-from pipeline.recipe import NEEDS, Recipe, VideoRecipe, read
-from pipeline.settings import RunSettings
+from pipeline.plan.recipe import NEEDS, Recipe, VideoRecipe, read
+from pipeline.plan.settings import RunSettings
 
 if TYPE_CHECKING:
     from pipeline.datasets import Video

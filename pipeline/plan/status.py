@@ -8,7 +8,7 @@ from typing import Any
 
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.store import Store
-from pipeline.recipe import Recipe, Spec, plan
+from pipeline.plan.recipe import Recipe, Spec, plan
 
 
 @dataclass(frozen=True)

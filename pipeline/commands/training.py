@@ -17,21 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import luigi
 
-from pipeline import engine
+from pipeline.commands import engine
+from pipeline.commands.sweep import Assignments, SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
-from pipeline.progress import Progress
-from pipeline.roots import Assignments, SetParameter
-from pipeline.runs import Options, cache_root, find_weights, open_videos, person_error
-from pipeline.settings import convert, describe
-from pipeline.tasks import Step
+from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos, person_error
+from pipeline.plan.settings import convert, describe
+from pipeline.run.progress import Progress
+from pipeline.run.stages import Step
 from training.settings import LEARN, TrainSettings, compact, online
 
 if TYPE_CHECKING:
     from torch import nn
 
     from models.config import Architecture
-    from pipeline.sources import VideoSource
+    from pipeline.datasets.sources import VideoSource
     from training.objectives import Objective
 
 PLOT_EVERY = 100
@@ -92,9 +92,9 @@ class Trainer(Step):
         }
 
     def make(self, progress: Progress) -> None:
-        from pipeline.jobs import device
-        from pipeline.loss_plot import loss_plot
-        from pipeline.scoring import write_text
+        from pipeline.results.loss_plot import loss_plot
+        from pipeline.results.scores import write_text
+        from pipeline.run.job import device
         from stages.flow import dis
         from training.clips import Clips
         from training.loop import Training, together, train
@@ -115,7 +115,7 @@ class Trainer(Step):
 
     def reporter(self, progress: Progress) -> Any:
         """Shows how far the run is; draws the losses now and then."""
-        from pipeline.loss_plot import loss_plot
+        from pipeline.results.loss_plot import loss_plot
 
         total = self.settings.iterations
 
@@ -204,7 +204,7 @@ class OfflineTrainer(Trainer):
         return {"data": self.data, "held_out": self.held_out, "initial": self.initial}
 
     def sources(self) -> list[VideoSource]:
-        from pipeline.sources import open_sources
+        from pipeline.datasets.sources import open_sources
 
         return open_sources(self.data, filter(None, self.held_out.split(",")), cache_root())
 
@@ -330,7 +330,7 @@ class FinetuneOnFirstFrames(Trainer):
         return all(task.complete() for task in self.requires())
 
     def sources(self) -> list[VideoSource]:
-        from pipeline.sources import first_frames
+        from pipeline.datasets.sources import first_frames
 
         return first_frames(self.opened(), self.settings.height)
 

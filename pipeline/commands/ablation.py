@@ -15,15 +15,15 @@ from typing import Any
 import luigi
 
 from cache import keys
-from pipeline import engine
-from pipeline import recipe as recipes
-from pipeline.progress import Progress
-from pipeline.published import LABELS, PER_DATASET, PER_VIDEO, TUNED
-from pipeline.recipe import Recipe
-from pipeline.roots import DatasetOptions
-from pipeline.runs import LacksModules
-from pipeline.settings import single
-from pipeline.tasks import Report, Step
+from pipeline.commands import engine
+from pipeline.commands.sweep import DatasetOptions
+from pipeline.paper.published import LABELS, PER_DATASET, PER_VIDEO, TUNED
+from pipeline.plan import recipe as recipes
+from pipeline.plan.inputs import LacksModules
+from pipeline.plan.recipe import Recipe
+from pipeline.plan.settings import single
+from pipeline.run.progress import Progress
+from pipeline.run.stages import Report, Step
 
 TABLES = 1
 """version of what Ablation writes; a new number writes it anew"""
@@ -74,7 +74,7 @@ class VariantOptions(DatasetOptions):
 class Ablation(VariantOptions, Step):
     """Run every variant that the weights allow; write Tables 1 to 5 and Fig. 6.
 
-    What is in OUT, and how to read it: pipeline/ablation.py.
+    What is in OUT, and how to read it: pipeline/paper/tables.py.
     """
 
     online_weights = luigi.OptionalParameter(
@@ -93,7 +93,7 @@ class Ablation(VariantOptions, Step):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        from pipeline.attributes import attributes, parse_sizes
+        from pipeline.paper.attributes import attributes, parse_sizes
 
         with engine.command():
             self.thresholds = parse_sizes(self.sizes)
@@ -125,9 +125,9 @@ class Ablation(VariantOptions, Step):
         return written and all(task.complete() for task in self.requires().values())
 
     def make(self, progress: Progress) -> None:
-        from pipeline.ablation import write_ablation
         from pipeline.pages.ablation import Asked
-        from pipeline.scoring import write_text
+        from pipeline.paper.tables import write_ablation
+        from pipeline.results.scores import write_text
 
         for name, reason in self.planned.left_out.items():
             progress.tell(f"{name} is left out: {reason}")

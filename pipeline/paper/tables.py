@@ -1,9 +1,9 @@
 """Tables 1 to 5 and Fig. 6 of the paper, from the runs of an Ablation.
 
-Ablation (pipeline/variants.py) runs the variants; here their scores are set beside the
+Ablation (pipeline/commands/ablation.py) runs the variants; here their scores are set beside the
 paper's. The functions that read need nothing but the output folder:
 
-    from pipeline.ablation import ablation
+    from pipeline.paper.tables import ablation
     ablation("runs/davis17-val-ablation").query("table == 1")
 
     OUT/<variant>/, OUT/<variant>-online/   each run, as RunDataset leaves it
@@ -23,12 +23,10 @@ from typing import Any
 import pandas as pd
 
 from pipeline import reports
-from pipeline.attributes import OCCLUSION, SIZES, box_areas, scale_varies, size_class
 from pipeline.errors import UserError
-from pipeline.jobs import Job
 from pipeline.pages.ablation import Asked, ablation_html
-from pipeline.progress import Progress
-from pipeline.published import (
+from pipeline.paper.attributes import OCCLUSION, SIZES, box_areas, scale_varies, size_class
+from pipeline.paper.published import (
     GAIN_OVER,
     LABELS,
     PER_DATASET,
@@ -38,8 +36,10 @@ from pipeline.published import (
     TUNED,
     Published,
 )
-from pipeline.runs import cache_root
-from pipeline.scoring import write_csv
+from pipeline.plan.inputs import cache_root
+from pipeline.results.scores import write_csv
+from pipeline.run.job import Job
+from pipeline.run.progress import Progress
 
 ABLATION = {
     "table": "int64",

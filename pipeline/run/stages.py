@@ -1,6 +1,6 @@
 """The stages as Luigi tasks: what each reads, runs and writes.
 
-`pipeline.recipe.plan` says which artifacts a video needs and what each is made from; a
+`pipeline.plan.recipe.plan` says which artifacts a video needs and what each is made from; a
 task here makes one of them. Tasks are named by video and key, so that runs which share an
 artifact share its task, also when they run at the same time.
 """
@@ -16,12 +16,12 @@ import luigi
 
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.store import Store
-from pipeline import recipe as recipes
-from pipeline.progress import Progress
-from pipeline.runs import cache_root, person_error
+from pipeline.plan import recipe as recipes
+from pipeline.plan.inputs import cache_root, person_error
+from pipeline.run.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.jobs import Job
+    from pipeline.run.job import Job
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
@@ -96,7 +96,7 @@ class Stage(Step):
         return Target(Store(cache_root()).path(self.stage, dataset, self.video, self.key))
 
     def make(self, progress: Progress) -> None:
-        from pipeline.jobs import Job
+        from pipeline.run.job import Job
 
         with Job(cache_root(), self.recipe, self.video, progress, self.label) as job:
             if job.converged(self.iteration - (self.stage == "matches")):
@@ -173,7 +173,7 @@ class Proposals(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import offsets
+        from pipeline.run.artifacts import offsets
         from stages.proposals import proposals
 
         features, settings = job.features(), job.recipe.settings.proposals
@@ -212,7 +212,7 @@ class Search(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import offsets
+        from pipeline.run.artifacts import offsets
         from stages.search import search
 
         features, settings = job.features(), job.recipe.settings.search
@@ -233,7 +233,7 @@ class Evidence(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import offsets
+        from pipeline.run.artifacts import offsets
         from stages.boxmask import all_ids
         from stages.evidence import evidence
 
@@ -260,7 +260,7 @@ class Matches(Stage):
     stage = "matches"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_matches
+        from pipeline.run.artifacts import put_matches
         from stages.matches import matches
 
         settings, networks = job.recipe.settings, job.networks
@@ -288,7 +288,7 @@ class Tracklets(Stage):
     stage = "tracklets"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_tracklets
+        from pipeline.run.artifacts import put_tracklets
         from stages.tracklets import tracklets
 
         settings, networks = job.recipe.settings, job.networks
@@ -316,7 +316,7 @@ class Tubes(Stage):
     stage = "tubes"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import get_drawn, put_linking
+        from pipeline.run.artifacts import get_drawn, put_linking
         from stages.tubes import link, offers, render
 
         tracklets, working = job.tracklets(self.iteration), job.working_size()
@@ -339,7 +339,7 @@ class Msk(Stage):
     stage = "msk"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import no_linking, put_linking
+        from pipeline.run.artifacts import no_linking, put_linking
         from stages.boxmask import all_ids
         from stages.msk import msk
 
@@ -359,8 +359,8 @@ class Scores(Stage):
     stage = "scores"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_scores, rows
-        from pipeline.scoring import objects_of, rule_of
+        from pipeline.results.scores import objects_of, rule_of
+        from pipeline.run.artifacts import put_scores, rows
         from stages.scores import mask_digest, score_video, starting_points
 
         tubes = job.tubes(self.iteration)
@@ -428,15 +428,15 @@ class Export(Step):
         return stage_tasks(self.recipe, self.video, (recipes.final(plan),))
 
     def complete(self) -> bool:
-        from pipeline.export import exported
+        from pipeline.results.export import exported
 
         plan = recipes.planned(cache_root(), self.recipe, self.video)
         return exported(Path(self.folder), self.video, recipes.shown(plan))
 
     def make(self, progress: Progress) -> None:
-        from pipeline.export import export_video
-        from pipeline.jobs import Job
-        from pipeline.results import video_result
+        from pipeline.results.export import export_video
+        from pipeline.run.job import Job
+        from pipeline.run.outcome import video_result
 
         with Job(cache_root(), self.recipe, self.video, progress) as job:
             result = replace(video_result(job), keys=recipes.shown(job.specs))
@@ -461,14 +461,14 @@ class Report(Step):
         return needed
 
     def complete(self) -> bool:
-        from pipeline.results import reported
+        from pipeline.run.outcome import reported
 
         recipe = recipes.read(cache_root(), self.recipe)
         exports = (Export(video=v, recipe=self.recipe, folder=self.folder) for v in recipe.videos)
         return reported(recipe, Path(self.folder)) and all(task.complete() for task in exports)
 
     def make(self, progress: Progress) -> None:
-        from pipeline.results import write_report
+        from pipeline.run.outcome import write_report
 
         write_report(cache_root(), self.recipe, Path(self.folder), progress)
         progress.tell(f"{Path(self.folder) / 'report.html'}")

@@ -15,12 +15,13 @@ import luigi
 
 from cache.prune import record_run
 from cache.store import Store
-from pipeline import engine, runs
-from pipeline import recipe as recipes
+from pipeline.commands import engine
 from pipeline.errors import UserError
-from pipeline.recipe import Recipe
-from pipeline.runs import Options, cache_root
-from pipeline.settings import (
+from pipeline.plan import inputs as runs
+from pipeline.plan import recipe as recipes
+from pipeline.plan.inputs import Options, cache_root
+from pipeline.plan.recipe import Recipe
+from pipeline.plan.settings import (
     OPTIONS,
     configured,
     gather,
@@ -30,7 +31,7 @@ from pipeline.settings import (
     run_name,
     single,
 )
-from pipeline.tasks import Report
+from pipeline.run.stages import Report
 
 
 class Assignments(tuple[str, ...]):
@@ -200,7 +201,7 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
             yield report
         from pipeline.pages.sweep import sweep_html
-        from pipeline.scoring import write_text
+        from pipeline.results.scores import write_text
 
         write_text(self.top / "sweep.csv", self.table())
         print(f"sweep: {sweep_html(self.top)}", flush=True)

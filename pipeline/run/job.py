@@ -18,12 +18,12 @@ from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
-from pipeline import readers
-from pipeline import recipe as recipes
 from pipeline.errors import UserError
-from pipeline.progress import Progress
-from pipeline.recipe import Recipe, Spec, VideoRecipe, label
-from pipeline.runs import mask_digest, module_digests, open_video
+from pipeline.plan import recipe as recipes
+from pipeline.plan.inputs import mask_digest, module_digests, open_video
+from pipeline.plan.recipe import Recipe, Spec, VideoRecipe, label
+from pipeline.run import artifacts as readers
+from pipeline.run.progress import Progress
 
 if TYPE_CHECKING:
     from models.networks import Networks

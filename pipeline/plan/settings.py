@@ -1,7 +1,7 @@
 """Settings of a run: their defaults, ranges, names and where they may be set.
 
 Defaults live in code; a section of luigi.cfg overrides them, and the command line
-overrides luigi.cfg. `python -m pipeline.document` prints docs/settings.md.
+overrides luigi.cfg. `python -m pipeline.plan.document` prints docs/settings.md.
 """
 
 from __future__ import annotations
