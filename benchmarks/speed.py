@@ -108,7 +108,7 @@ def device_name(asked: str) -> str:
     """The device that the networks run on, as its maker calls it."""
     import torch
 
-    from pipeline.run.job import device
+    from pipeline.plan.machine import device
 
     if device(asked) == "cuda":
         return torch.cuda.get_device_name()

@@ -144,8 +144,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(given: argparse.Namespace) -> int:
-    from pipeline import RunDataset
-    from pipeline.commands import engine
+    from pipeline.commands import RunDataset, engine
 
     engine.stop_on_sigterm()
     task = RunDataset(
@@ -169,11 +168,11 @@ def _segment(given: argparse.Namespace) -> int:
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:
-    from pipeline.plan import inputs as runs
+    from pipeline.plan.inputs import Options, cache_root, plan_run
     from pipeline.plan.settings import OPTIONS, configured, gather, override, single
 
     values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
-    options = runs.Options(
+    options = Options(
         dataset=given.dataset,
         root=given.root,
         split=given.split,
@@ -181,7 +180,7 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         weights=given.weights,
         settings=override(configured(), values),
     )
-    return runs.plan(options, runs.cache_root())
+    return plan_run(options, cache_root())
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -223,9 +222,11 @@ def _prune(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from pipeline.datasets import open_dataset
+    from pipeline.datasets import open_dataset, rule_of
+    from pipeline.datasets.rules import Rule
     from pipeline.plan.inputs import cache_root
-    from pipeline.results.scores import Rule, rule_of, score_folder, totals
+    from pipeline.results.folder import score_folder
+    from pipeline.results.scores import totals
 
     # Luigi's settings, where the cache is named, take longer to import than many masks to score.
     demo_root = cache_root() if given.dataset == "demo" else Path()

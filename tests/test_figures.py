@@ -13,8 +13,8 @@ from PIL import Image
 from models.weights import random_networks
 from pipeline import DrawAttention, DrawComparison
 from pipeline.commands import engine
-from pipeline.commands.figures import crop, grid, spread
 from pipeline.errors import UserError
+from pipeline.paper.figures import crop, grid, spread
 from stages.attention import attention
 from stages.settings import TrackletsSettings
 from stages.tracklets import propagate

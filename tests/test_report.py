@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.datasets.rules import Rule
 from pipeline.errors import UserError
 from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
@@ -31,7 +32,8 @@ from pipeline.reports import (
     templates,
 )
 from pipeline.results.export import Template, export_video, write_run, write_scores
-from pipeline.results.scores import FRAMES, RESULTS, Rule, write_csv
+from pipeline.results.files import write_csv
+from pipeline.results.scores import FRAMES, RESULTS
 from stages.scores import score_video
 from tests.test_export import Iteration, result, run, truth
 

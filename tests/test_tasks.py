@@ -27,7 +27,7 @@ from pipeline.commands import engine
 from pipeline.commands.engine import Stopped
 from pipeline.errors import UserError
 from pipeline.run.progress import Progress
-from pipeline.run.stages import Step
+from pipeline.run.step import Step
 from tests.clip import draw
 from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_mask, write_weights
 

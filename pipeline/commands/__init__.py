@@ -6,9 +6,10 @@ from pipeline.commands import engine
 
 engine.install()
 
-from pipeline.commands.ablation import Ablation  # noqa: E402
-from pipeline.commands.figures import DrawAttention, DrawComparison  # noqa: E402 - needs Luigi set up
-from pipeline.commands.sweep import RunDataset, SweepThreshold  # noqa: E402
+from pipeline.commands.ablation import Ablation  # noqa: E402 - needs Luigi set up
+from pipeline.commands.dataset import RunDataset  # noqa: E402
+from pipeline.commands.figures import DrawAttention, DrawComparison  # noqa: E402
+from pipeline.commands.sweep import SweepThreshold  # noqa: E402
 from pipeline.commands.training import (  # noqa: E402
     FinetuneOnFirstFrames,
     TrainDyeNet,

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import luigi
 
 from pipeline.commands import engine
-from pipeline.commands.sweep import Assignments, SetParameter
+from pipeline.commands.options import Assignments, SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
 from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos, person_error
 from pipeline.plan.settings import convert, describe
 from pipeline.run.progress import Progress
-from pipeline.run.stages import Step
+from pipeline.run.step import Step
 from training.settings import LEARN, TrainSettings, compact, online
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Trainer(Step):
         if not self.output.endswith(".safetensors"):
             raise UserError(f"--output {self.output}: give a file that ends in .safetensors")
         path = self.folder / "run.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.recipe():
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.asked():
             raise UserError(
                 f"--output {self.output}: {self.folder} holds a run with other options; give "
                 "another file, or delete that folder and the file"
@@ -81,7 +81,7 @@ class Trainer(Step):
     def complete(self) -> bool:
         return Path(self.output).is_file()
 
-    def recipe(self) -> dict[str, Any]:
+    def asked(self) -> dict[str, Any]:
         """What the run was asked for; it goes on only under the same."""
         return {
             "task": type(self).__name__,
@@ -92,9 +92,9 @@ class Trainer(Step):
         }
 
     def make(self, progress: Progress) -> None:
+        from pipeline.plan.machine import device
+        from pipeline.results.files import write_text
         from pipeline.results.loss_plot import loss_plot
-        from pipeline.results.scores import write_text
-        from pipeline.run.job import device
         from stages.flow import dis
         from training.clips import Clips
         from training.loop import Training, together, train
@@ -106,7 +106,7 @@ class Trainer(Step):
         with together(where) as place:
             training = Training(self.objective(networks, clips.rows), self.settings, where, place)
             if place.first:
-                write_text(self.folder / "run.json", json.dumps(self.recipe(), indent=1))
+                write_text(self.folder / "run.json", json.dumps(self.asked(), indent=1))
             train(training, clips.__getitem__, self.folder, self.reporter(progress))
             if place.first:
                 loss_plot(self.folder)
@@ -137,7 +137,7 @@ class Trainer(Step):
         from models.weights import save
 
         videos = sum(len(source) > 1 for source in sources)
-        about = {**self.recipe(), "videos": videos, "stills": len(sources) - videos}
+        about = {**self.asked(), "videos": videos, "stills": len(sources) - videos}
         card = {"training": about, "training_seconds": training_seconds}
         save(Path(self.output), self.chosen(), networks, card, torch.float16)
 

@@ -1,57 +1,36 @@
-"""From the artifacts of a run to its output folder (pipeline/results/export.py, pages/run.py)."""
+"""From the artifacts of a video to what is exported and reported of it."""
 
 from __future__ import annotations
 
-import json
-import platform
-import shlex
-import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
-from importlib import metadata
-from pathlib import Path
 
 from cache.files import DamagedArtifact, MissingArtifact
-from cache.store import LIBRARIES
-from pipeline.pages.run import report_html
-from pipeline.plan import recipe as recipes
-from pipeline.plan.recipe import Recipe, label
-from pipeline.plan.settings import RunSettings
+from pipeline.plan.chain import final, label
 from pipeline.results.export import (
     Iteration,
-    Run,
     Start,
     Template,
     VideoResult,
-    drop_others,
     starts_of,
-    write_run,
-    write_scores,
 )
 from pipeline.results.overlays import read_palette
-from pipeline.results.scores import rule_of
-from pipeline.run import artifacts as readers
+from pipeline.run import artifacts
 from pipeline.run.job import Job
-from pipeline.run.progress import Progress
 from stages.types import Matches
-
-BEGAN = time.time()
-"""when this process started"""
 
 
 def video_result(job: Job) -> VideoResult:
     """What export needs of a video; its masks are read as they are used."""
-    tubes = job.open(recipes.final(job.specs))
+    tubes = job.open(final(job.specs))
     objects = [int(i) for i in tubes["objects"][:]]
-    source, frames = job.source, job.frames()
+    source, frames = job.files.source, job.files.frames()
     return VideoResult(
         name=job.video,
         frame_names=frames.names,
         frames=frames,
-        masks=readers.rows(tubes, "masks"),
+        masks=artifacts.rows(tubes, "masks"),
         objects=objects,
         palette=read_palette(source.first_masks[min(source.first_masks)], objects),
         keys={name: spec.key for name, spec in job.specs.items()},
@@ -59,34 +38,7 @@ def video_result(job: Job) -> VideoResult:
     )
 
 
-def reported(recipe: Recipe, folder: Path) -> bool:
-    """Whether the folder's run.json and report are those of this recipe."""
-    try:
-        videos = json.loads((folder / "run.json").read_text(encoding="utf-8"))["videos"]
-    except (OSError, ValueError, KeyError):
-        return False
-    made = {video: about["keys"] for video, about in videos.items()}
-    wanted = {video: recipes.keys(recipe, video) for video in recipe.videos}
-    return made == wanted and (folder / "report.html").exists()
-
-
-def write_report(root: Path, recipe: str, folder: Path, progress: Progress) -> None:
-    """Write the tables, run.json and report.html of a run."""
-    videos = []
-    made = recipes.read(root, recipe)
-    for video in progress.follow(made.videos, len(made.videos)):
-        with Job(root, recipe, video, progress) as job:
-            videos.append(_scored(job))
-    run = _run(made)
-    drop_others(folder, made.videos)
-    write_scores(folder, videos, run)
-    # A stop between these two leaves no report, so the next run writes both again.
-    (folder / "report.html").unlink(missing_ok=True)
-    write_run(folder, videos, run)
-    report_html(folder)
-
-
-def _scored(job: Job) -> VideoResult:
+def scored(job: Job) -> VideoResult:
     """A video's result with its scores, starting points and times."""
     names = [name for name, spec in job.specs.items() if spec.stage == "scores"]
     last = [spec.iteration for spec in job.specs.values() if spec.stage == "tubes"]
@@ -102,12 +54,12 @@ def _scored(job: Job) -> VideoResult:
 
 def _iteration(job: Job, k: int) -> Iteration:
     scores = job.open(label("scores", k))
-    return Iteration(k, readers.get_scores(scores), readers.get_counts(scores))
+    return Iteration(k, artifacts.get_scores(scores), artifacts.get_counts(scores))
 
 
 def _starts(job: Job, matches: Sequence[Matches]) -> list[Start]:
     last = len(matches)
-    return starts_of(matches, job.tracklets(last), readers.get_linking(job.tubes(last)))
+    return starts_of(matches, job.tracklets(last), artifacts.get_linking(job.tubes(last)))
 
 
 def _templates(matches: Sequence[Matches]) -> list[Template]:
@@ -127,30 +79,3 @@ def _seconds(job: Job) -> dict[str, float]:
         with suppress(MissingArtifact, DamagedArtifact):
             spent[name] = job.open(name).wall_seconds
     return spent
-
-
-def _run(recipe: Recipe) -> Run:
-    """What the run was asked for."""
-    weights = {Path(video.weights) for video in recipe.videos.values()}
-    return Run(
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        dataset=recipe.dataset,
-        split=recipe.split,
-        variant=recipe.settings.run.variant,
-        weights=str(weights.pop() if len(weights) == 1 else weights.pop().parent),
-        rule=rule_of(recipe.dataset),
-        settings=recipe.settings.to_dict(),
-        defaults=RunSettings().to_dict(),
-        versions=library_versions(),
-        started=datetime.fromtimestamp(BEGAN).astimezone().isoformat(timespec="seconds"),
-        seconds=time.time() - BEGAN,
-    )
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what results depend on."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
