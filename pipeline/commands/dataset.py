@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import luigi
 
+from cache.store import LIBRARIES
 from pipeline.commands import engine
 from pipeline.commands.options import DatasetOptions
 from pipeline.plan import chain
@@ -162,8 +163,6 @@ def run_of(recipe: Recipe) -> Run:
 
 def library_versions() -> dict[str, str]:
     """Versions of what results depend on."""
-    from cache.store import LIBRARIES
-
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):

@@ -167,7 +167,8 @@ class Attention(Drawing):
     def draw(self, jobs: dict[str, Job]) -> Image:
         from stages.attention import attention
 
-        name, job = next(item for item in jobs.items() if VARIANTS[item[0]].attention)
+        attending = next(variant for variant in jobs if VARIANTS[variant].attention)
+        job = jobs[attending]
         start = self._tracklet(job).start
         settings = job.recipe.settings.tracklets
         given = [t.start for t in job.tracklets(1) if t.start.given]
@@ -179,8 +180,8 @@ class Attention(Drawing):
                 "so there is no attention to draw; choose another --object"
             )
         drawn = {
-            VARIANTS[other].label: tracklet if other == name else self._tracklet(jobs[other])
-            for other in jobs
+            VARIANTS[variant].label: tracklet if variant == attending else self._tracklet(other)
+            for variant, other in jobs.items()
         }
         frames = job.files.working_frames()
         chosen = spread(start.frame + 1, start.frame + len(maps), self.columns)

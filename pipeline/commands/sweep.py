@@ -16,11 +16,7 @@ from pipeline.commands import engine
 from pipeline.commands.dataset import Report
 from pipeline.commands.options import DatasetOptions
 from pipeline.errors import UserError
-from pipeline.plan.settings import (
-    parse,
-    parse_set,
-    run_name,
-)
+from pipeline.plan.settings import parse, parse_set, run_name
 
 
 class SweepThreshold(DatasetOptions, luigi.Task):

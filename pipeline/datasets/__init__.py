@@ -6,15 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets import (
-    davis,
-    demo,
-    folder,
-    segtrackv2,
-    stills,
-    youtube_objects,
-    youtube_vos,
-)
+from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
 from pipeline.datasets.layout import Dataset, Video, one_of
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError

@@ -90,23 +90,6 @@ LEVELS = {
 """Fig. 6's attributes"""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What an Ablation was asked for."""
-
-    dataset: str
-    split: str
-    recipes: Mapping[str, Recipe]
-    """by name of the run"""
-    left_out: Mapping[str, str]
-    """why a run is not among them"""
-    online: str
-    """kind of online training of the runs named `<variant>-online`"""
-    sizes: tuple[float, float]
-    judged: pd.DataFrame | None
-    """attributes() of pipeline/paper/attributes.py"""
-
-
 def ablation(out: str | Path) -> pd.DataFrame:
     """Tables 1, 3, 4 and 5: the rows of an Ablation beside the paper's and its peers'.
 
@@ -146,6 +129,23 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no ablation to read; give the --output of an Ablation")
     return reports.read_table(path, columns)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an Ablation was asked for."""
+
+    dataset: str
+    split: str
+    recipes: Mapping[str, Recipe]
+    """by name of the run"""
+    left_out: Mapping[str, str]
+    """why a run is not among them"""
+    online: str
+    """kind of online training of the runs named `<variant>-online`"""
+    sizes: tuple[float, float]
+    judged: pd.DataFrame | None
+    """attributes() of pipeline/paper/attributes.py"""
 
 
 @dataclass(frozen=True)

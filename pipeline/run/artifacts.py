@@ -15,14 +15,7 @@ from cache.store import Store
 from cache.writer import Writer
 from stages.flow import decode
 from stages.scores import Scores, StartCounts
-from stages.types import (
-    Drawn,
-    Linking,
-    Matches,
-    Offers,
-    StartingPoint,
-    Tracklet,
-)
+from stages.types import Drawn, Linking, Matches, Offers, StartingPoint, Tracklet
 
 Float32 = npt.NDArray[np.float32]
 

@@ -8,13 +8,7 @@ from dataclasses import replace
 
 from cache.files import DamagedArtifact, MissingArtifact
 from pipeline.plan.chain import final, label
-from pipeline.results.export import (
-    Iteration,
-    Start,
-    Template,
-    VideoResult,
-    starts_of,
-)
+from pipeline.results.export import Iteration, Start, Template, VideoResult, starts_of
 from pipeline.results.overlays import read_palette
 from pipeline.run import artifacts
 from pipeline.run.job import Job
