@@ -112,14 +112,15 @@ def draw(frames: Path, mask: Path) -> None:
     """Draw a clip of three objects: a folder of images, and the first mask."""
     from PIL import Image
 
-    from pipeline.datasets.demo import SCRIPTS, palette, render_clip
+    from pipeline.datasets.demo import SCRIPTS, render_clip
+    from pipeline.datasets.palette import davis_palette
 
     clip = render_clip(0, DRAWN, SIZE, motions=SCRIPTS["orbit"], flow=False)
     frames.mkdir()
     for j, image in enumerate(clip.frames):
         Image.fromarray(image).save(frames / f"{j:05d}.jpg", quality=95)
     indexed = Image.fromarray(clip.masks[0])
-    indexed.putpalette(palette())
+    indexed.putpalette(davis_palette())
     indexed.save(mask)
 
 
@@ -127,10 +128,10 @@ def untrained(path: Path, backbone: str) -> None:
     """Weights of the paper's network as it is before training."""
     from models.config import Architecture
     from models.weights import build, save
-    from pipeline.recipe import NEEDS
+    from pipeline.plan.variants import FULL, VARIANTS
 
     architecture = Architecture(backbone=backbone)
-    save(path, architecture, {n: build(n, architecture) for n in NEEDS["dyenet"]}, {})
+    save(path, architecture, {n: build(n, architecture) for n in VARIANTS[FULL].modules}, {})
 
 
 def stretch(frames: Path, folder: Path, length: int) -> Path:
@@ -149,10 +150,9 @@ def stretch(frames: Path, folder: Path, length: int) -> Path:
 def measure(clip: Path, place: Path, options: Mapping[str, str]) -> Cost:
     """Run a clip, then its frames through the bare backbone; in a process of its own."""
     os.environ["DYENET_CACHE"] = str(place / "cache")
-    import pipeline.jobs
-    import pipeline.results
     import stages.tracklets  # noqa: F401 - so that no import is timed
-    from pipeline import RunDataset, engine
+    from pipeline.commands import RunDataset, engine
+    from pipeline.plan import machine
 
     out = place / "out"
     began = time.perf_counter()
@@ -165,7 +165,7 @@ def measure(clip: Path, place: Path, options: Mapping[str, str]) -> Cost:
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     video = next(iter(run["videos"].values()))
     precision = run["settings"]["run"]["precision"]
-    device = pipeline.jobs.device(options["device"])
+    device = machine.device(options["device"])
     return Cost(
         frames=video["frames"],
         size=tuple(video["size"]),

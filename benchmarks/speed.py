@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.published import SPEED
+from pipeline.paper.published import SPEED
 
 LEFT_OUT = ("scores",)
 """stages that are no part of the method"""
@@ -108,7 +108,7 @@ def device_name(asked: str) -> str:
     """The device that the networks run on, as its maker calls it."""
     import torch
 
-    from pipeline.jobs import device
+    from pipeline.plan.machine import device
 
     if device(asked) == "cuda":
         return torch.cuda.get_device_name()

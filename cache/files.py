@@ -75,7 +75,7 @@ def publish(temporary: Path, path: Path) -> None:
     _sync_folder(path.parent)
 
 
-def replace(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
     """Write `path` anew, atomically: a reader sees the old content or the new."""
     draft = temporary(path)
     write_durably(draft, data)

@@ -1,6 +1,6 @@
 """Keys: what an artifact is made from, as 32 hexadecimal digits.
 
-Two recipes have the same key exactly if their canonical JSON is the same text.
+Two contents have the same key exactly if their canonical JSON is the same text.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-Recipe = Mapping[str, Any]
+Content = Mapping[str, Any]
 """Nested dicts with str keys, lists, str, int, float, bool and None."""
 
 
-def canonical(recipe: Recipe) -> str:
-    """The recipe as JSON: sorted, compact, ASCII, shortest exact form of every float.
+def canonical(content: Content) -> str:
+    """The content as JSON: sorted, compact, ASCII, shortest exact form of every float.
 
     ValueError for NaN and infinities, TypeError for what JSON lacks and for a dict key that
     is not a str (JSON would merge 1 and "1").
     """
-    _check(recipe)
-    return json.dumps(recipe, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    _check(content)
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def key(recipe: Recipe) -> str:
-    """blake2b-128 of canonical(recipe), 32 hexadecimal digits; errors as canonical()."""
-    return hashlib.blake2b(canonical(recipe).encode(), digest_size=16).hexdigest()
+def key(content: Content) -> str:
+    """blake2b-128 of canonical(content), 32 hexadecimal digits; errors as canonical()."""
+    return hashlib.blake2b(canonical(content).encode(), digest_size=16).hexdigest()
 
 
 def short(key: str) -> str:
@@ -38,7 +38,7 @@ def _check(value: Any) -> None:
     if isinstance(value, Mapping):
         for name, item in value.items():
             if not isinstance(name, str):
-                raise TypeError(f"the recipe has a key that is not a str: {name!r}")
+                raise TypeError(f"the content has a key that is not a str: {name!r}")
             _check(item)
     elif isinstance(value, list | tuple):
         for item in value:

@@ -29,12 +29,12 @@ VECTOR = "memo-vector"
 class TrackletMemo:
     """Tracklets of one video, one file each, written at once: they are what costs.
 
-    recipe: everything a tracklet depends on but its starting point.
+    content: everything a tracklet depends on but its starting point.
     """
 
-    def __init__(self, store: Store, dataset: str, video: str, recipe: keys.Recipe) -> None:
+    def __init__(self, store: Store, dataset: str, video: str, content: keys.Content) -> None:
         self._store, self._dataset, self._video = store, dataset, video
-        self._recipe = recipe
+        self._content = content
         self.reached: set[str] = set()
 
     def get(self, frame: int, object_id: int, box: Array, mask: Array) -> dict[str, Array] | None:
@@ -54,15 +54,15 @@ class TrackletMemo:
         self, frame: int, object_id: int, box: Array, mask: Array, tracklet: Mapping[str, Any]
     ) -> None:
         """Keep a tracklet, given as the arrays that get() returns. CacheError as Store.write."""
-        recipe = self._start(frame, object_id, box, mask)
-        self.reached.add(keys.key(recipe))
-        with self._store.write(TRACKLET, self._dataset, self._video, recipe) as writer:
+        content = self._start(frame, object_id, box, mask)
+        self.reached.add(keys.key(content))
+        with self._store.write(TRACKLET, self._dataset, self._video, content) as writer:
             for name, value in tracklet.items():
                 writer.put(name, value)
 
-    def _start(self, frame: int, object_id: int, box: Array, mask: Array) -> keys.Recipe:
+    def _start(self, frame: int, object_id: int, box: Array, mask: Array) -> keys.Content:
         return {
-            "memo": self._recipe,
+            "memo": self._content,
             "frame": int(frame),
             "object": int(object_id),
             "box": [float(edge) for edge in box],
@@ -75,16 +75,16 @@ class BoxMemo:
 
     What the block adds becomes one file at its end, also if it ends in an error: so there
     are as many files as runs that added something, and no file is ever appended to.
-    kind: MASK for masks (s, s) uint8, VECTOR for Re-ID vectors (E,) float32. recipe:
+    kind: MASK for masks (s, s) uint8, VECTOR for Re-ID vectors (E,) float32. content:
     everything they depend on but frame and box.
     """
 
     def __init__(
-        self, kind: str, store: Store, dataset: str, video: str, recipe: keys.Recipe
+        self, kind: str, store: Store, dataset: str, video: str, content: keys.Content
     ) -> None:
         self._kind, self._store, self._dataset, self._video = kind, store, dataset, video
-        self._recipe, self._field = recipe, kind.removeprefix("memo-")
-        self._group = keys.key(recipe)
+        self._content, self._field = content, kind.removeprefix("memo-")
+        self._group = keys.key(content)
         self.reached = {self._group}
         self._known: dict[tuple[int, bytes], Array] = {}
         self._new: list[tuple[int, Array, Array]] = []
@@ -118,9 +118,9 @@ class BoxMemo:
             return
         frames, boxes, seen = zip(*self._new, strict=True)
         arrays = {"frame": np.array(frames, np.int32), "box": np.stack(boxes)}
-        recipe = {"memo": self._recipe, "boxes": _digest(*arrays.values())}
+        content = {"memo": self._content, "boxes": _digest(*arrays.values())}
         with self._store.write(
-            self._kind, self._dataset, self._video, recipe, group=self._group
+            self._kind, self._dataset, self._video, content, group=self._group
         ) as writer:
             for name, value in arrays.items():
                 writer.put(name, value)

@@ -68,7 +68,7 @@ def record_run(
     }
     files.make_folder(path.parent)
     with reporting(path):
-        files.replace(path, json.dumps(record, indent=1).encode())
+        files.write_file(path, json.dumps(record, indent=1).encode())
 
 
 def prune(

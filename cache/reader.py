@@ -76,7 +76,7 @@ class Reader:
             raise ValueError("it is incomplete")
         if not attributes["key"].decode().startswith(key):
             raise ValueError("it belongs to another key")
-        self.recipe: dict[str, Any] = json.loads(attributes["recipe"])
+        self.content: dict[str, Any] = json.loads(attributes["recipe"])
         self.inputs: dict[str, str] = json.loads(attributes["inputs"])
         self.versions: dict[str, str] = json.loads(attributes["versions"])
         self.host: str = attributes["host"].decode()

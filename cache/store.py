@@ -54,21 +54,21 @@ class Store:
         stage: str,
         dataset: str,
         video: str,
-        recipe: keys.Recipe,
+        content: keys.Content,
         *,
         inputs: Mapping[str, str] | None = None,
         device: str = "cpu",
         group: str = "",
         started: float | None = None,
     ) -> Iterator[Writer]:
-        """Write the artifact of `recipe`; it appears at the end of the block, or not at all.
+        """Write the artifact of `content`; it appears at the end of the block, or not at all.
 
         inputs: the key of each input by name, for the record. started: when work on the
         artifact began (time.perf_counter()), if not with the block. Raises ValueError if the
         block leaves the schema unmet, CacheError if the disk is full or refuses.
         """
         began = time.perf_counter() if started is None else started
-        key = keys.key(recipe)
+        key = keys.key(content)
         path = self.path(stage, dataset, video, key, group)
         files.make_folder(path.parent)
         draft = files.temporary(path)
@@ -78,7 +78,7 @@ class Store:
                 yield writer
                 writer.finish(
                     {
-                        "recipe": keys.canonical(recipe),
+                        "recipe": keys.canonical(content),
                         "key": key,
                         "inputs": keys.canonical(inputs or {}),
                         "versions": _versions(),

@@ -16,7 +16,7 @@ from cache.files import CacheError
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.recipe import Recipe
+    from pipeline.plan.recipe import Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +144,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _segment(given: argparse.Namespace) -> int:
-    from pipeline import RunDataset, engine
+    from pipeline.commands import RunDataset, engine
 
     engine.stop_on_sigterm()
     task = RunDataset(
@@ -168,11 +168,11 @@ def _segment(given: argparse.Namespace) -> int:
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:
-    from pipeline import runs
-    from pipeline.settings import OPTIONS, configured, gather, override, single
+    from pipeline.plan.inputs import Options, cache_root, plan_run
+    from pipeline.plan.settings import OPTIONS, configured, gather, override, single
 
     values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
-    options = runs.Options(
+    options = Options(
         dataset=given.dataset,
         root=given.root,
         split=given.split,
@@ -180,13 +180,13 @@ def _recipe(given: argparse.Namespace) -> Recipe:
         weights=given.weights,
         settings=override(configured(), values),
     )
-    return runs.plan(options, runs.cache_root())
+    return plan_run(options, cache_root())
 
 
 def _status(given: argparse.Namespace) -> int:
     from cache.store import Store
-    from pipeline.runs import cache_root
-    from pipeline.status import status
+    from pipeline.plan.inputs import cache_root
+    from pipeline.plan.status import status
 
     video = ""
     for state in status(_recipe(given), Store(cache_root())):
@@ -200,7 +200,7 @@ def _status(given: argparse.Namespace) -> int:
 def _prune(given: argparse.Namespace) -> int:
     from cache.prune import prune
     from cache.store import Store
-    from pipeline.runs import cache_root
+    from pipeline.plan.inputs import cache_root
 
     root = cache_root()
     try:
@@ -222,9 +222,11 @@ def _prune(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from pipeline.datasets import open_dataset
-    from pipeline.runs import cache_root
-    from pipeline.scoring import Rule, rule_of, score_folder, totals
+    from pipeline.datasets import open_dataset, rule_of
+    from pipeline.datasets.rules import Rule
+    from pipeline.plan.inputs import cache_root
+    from pipeline.results.folder import score_folder
+    from pipeline.results.scores import totals
 
     # Luigi's settings, where the cache is named, take longer to import than many masks to score.
     demo_root = cache_root() if given.dataset == "demo" else Path()
@@ -260,7 +262,7 @@ def _artifacts(given: argparse.Namespace) -> int:
     from cache.prune import usage
     from cache.schemas import SCHEMAS
     from cache.store import Store
-    from pipeline.runs import cache_root
+    from pipeline.plan.inputs import cache_root
 
     store = Store(cache_root())
     if given.stage is None:

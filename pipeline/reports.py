@@ -18,12 +18,14 @@ from typing import Any
 
 import pandas as pd
 
-from cache.files import replace
-from pipeline import scoring
+from cache.files import write_file
+from pipeline.datasets.rules import Rule
 from pipeline.errors import UserError
-from pipeline.export import ITERATIONS, STARTS, TEMPLATES
-from pipeline.scoring import FRAMES, Rule, last_iteration, totals, write_csv
-from pipeline.settings import find
+from pipeline.plan.settings import find
+from pipeline.results import scores
+from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES
+from pipeline.results.files import write_csv
+from pipeline.results.scores import FRAMES, last_iteration, totals
 
 PER_ITERATION = {
     **{name: kind for name, kind in ITERATIONS.items() if name not in ("video", "J", "F", "G")},
@@ -50,7 +52,7 @@ FORMATS = ("csv", "parquet")
 def per_frame(out_dir: str | Path) -> pd.DataFrame:
     """J and F of every annotated frame, object and iteration.
 
-    Columns (scoring.FRAMES): video str; frame int64, from 0; object int64; iteration int64,
+    Columns (results.scores.FRAMES): video str; frame int64, from 0; object int64; iteration int64,
     from 1; J, F float64 0..1; scored bool, whether the frame counts towards the means.
     Empty without annotations. UserError if out_dir holds no run.
     """
@@ -60,11 +62,11 @@ def per_frame(out_dir: str | Path) -> pd.DataFrame:
 def results(out_dir: str | Path) -> pd.DataFrame:
     """Final scores, a row for each video and object.
 
-    Columns (scoring.RESULTS): video str; object, frames int64; J_mean, J_recall, J_decay,
+    Columns (results.scores.RESULTS): video str; object, frames int64; J_mean, J_recall, J_decay,
     F_mean, F_recall, F_decay, G float64 as fractions. Empty without annotations. UserError
     if out_dir holds no run.
     """
-    return scoring.results(last_iteration(per_frame(out_dir)))
+    return scores.results(last_iteration(per_frame(out_dir)))
 
 
 def per_iteration(out_dir: str | Path) -> pd.DataFrame:
@@ -82,7 +84,7 @@ def per_iteration(out_dir: str | Path) -> pd.DataFrame:
     rows = []
     for k, part in counts.groupby("iteration"):
         sums = {name: int(part[name].sum()) for name in list(ITERATIONS)[2:7]}
-        means = totals(scoring.results(frames[frames["iteration"] == k]), average)
+        means = totals(scores.results(frames[frames["iteration"] == k]), average)
         precision = _share(sums["correct"], sums["retrieved"])
         recall = _share(sums["found"], sums["visible"])
         measured = means["J_mean"], means["F_mean"], means["G"]
@@ -93,7 +95,7 @@ def per_iteration(out_dir: str | Path) -> pd.DataFrame:
 def starts(out_dir: str | Path) -> pd.DataFrame:
     """Every starting point and the tracklet it became.
 
-    Columns (export.STARTS): video str; iteration, object, frame int64; similarity float64;
+    Columns (results.export.STARTS): video str; iteration, object, frame int64; similarity float64;
     given bool; first, last Int64, the tracklet's span, missing where it was skipped; merged
     bool. UserError if out_dir holds no run.
     """
@@ -103,7 +105,7 @@ def starts(out_dir: str | Path) -> pd.DataFrame:
 def templates(out_dir: str | Path) -> pd.DataFrame:
     """Masks that served as templates besides the given ones (section 3.3).
 
-    Columns (export.TEMPLATES): video str; iteration, object, frame int64. Every iteration
+    Columns (results.export.TEMPLATES): video str; iteration, object, frame int64. Every iteration
     chooses its templates anew, from the masks of the one before. UserError if out_dir holds
     no run.
     """
@@ -192,7 +194,7 @@ def rule_used(run: Mapping[str, Any]) -> Rule:
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, table.to_parquet(index=False))
+        write_file(path, table.to_parquet(index=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 

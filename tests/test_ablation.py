@@ -16,8 +16,13 @@ from PIL import Image
 
 from models.config import Architecture
 from models.weights import build, save
-from pipeline import Ablation, engine, reports
-from pipeline.ablation import (
+from pipeline import Ablation, reports
+from pipeline.commands import engine
+from pipeline.errors import UserError
+from pipeline.pages.ablation import HEIGHT, chart
+from pipeline.paper.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
+from pipeline.paper.published import GAIN_OVER, PUBLISHED, RETRIEVAL
+from pipeline.paper.tables import (
     ABLATION,
     CATEGORIES,
     INSTANCES,
@@ -26,10 +31,7 @@ from pipeline.ablation import (
     in_paper_form,
     instances,
 )
-from pipeline.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
-from pipeline.errors import UserError
-from pipeline.pages.ablation import HEIGHT, chart
-from pipeline.published import GAIN_OVER, LABELS, PUBLISHED, RETRIEVAL
+from pipeline.plan.variants import BUILT_UP
 from tests.test_report import Page
 from tests.tiny_run import command, ran, write_dataset, write_weights
 
@@ -194,11 +196,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     tasks = ran(place.ablate())
     assert tasks["ant"].count("flow") == tasks["ant"].count("features") == 1
     assert tasks["ant"].count("frames") == tasks["ant"].count("proposals") == 1
-    assert tasks[""].count("report") == 2 * len(LABELS) and tasks[""].count("ablation") == 1
+    assert tasks[""].count("report") == 2 * len(BUILT_UP) and tasks[""].count("ablation") == 1
     return place
 
 
-RUNS = [*LABELS, *(f"{name}-online" for name in LABELS)]
+RUNS = [*BUILT_UP, *(f"{name}-online" for name in BUILT_UP)]
 
 
 def test_every_row_of_ours_is_of_its_run(place: Place) -> None:
@@ -260,7 +262,7 @@ def test_categories_are_means_of_their_instances(place: Place) -> None:
     table = categories(place.out)
     assert {name: str(kind) for name, kind in table.dtypes.items()} == CATEGORIES
     cells = table.set_index(["attribute", "level", "variant"])
-    for variant in LABELS:
+    for variant in BUILT_UP:
         g = reports.results(place.out / f"{variant}-online").set_index(["video", "object"])["G"]
         heavy = (g["ant", 3] + g["bee", 1]) / 2
         assert cells.loc[("occlusion", "heavy", variant)].tolist() == [2, pytest.approx(heavy)]
@@ -280,10 +282,10 @@ def test_page_is_one_file_that_asks_for_nothing(place: Place) -> None:
     assert all((place.out / address).exists() for address in local)
     assert not re.search(r"https?://|@import|url\(|fetch\(", text)
     assert not re.search(r">\s*(nan|inf|<NA>)\b", text, re.IGNORECASE)
-    assert text.count("<rect") == len(LABELS) * len(
+    assert text.count("<rect") == len(BUILT_UP) * len(
         categories(place.out).dropna().drop_duplicates(["attribute", "level"])
     )
-    assert sum(a.startswith("data:image/jpeg") for a in page.addresses) == 4 * len(LABELS)
+    assert sum(a.startswith("data:image/jpeg") for a in page.addresses) == 4 * len(BUILT_UP)
 
 
 def test_nothing_changed_and_what_changed(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+from graphlib import CycleError
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import pytest
+
+from tests.arrows import ROOT, arrows, floors, modules
+
 ALLOWED = {
     "models": {"models"},
     "stages": {"stages", "models"},
@@ -20,6 +24,30 @@ FORBIDDEN = {
     "cache": {"luigi", "torch", "torchvision", "cv2", "pandas"},
     "pipeline": {"h5py"},
 }
+
+ROOMS = {
+    "errors": set(),
+    "datasets": {"errors"},
+    "plan": {"errors", "datasets"},
+    "results": {"errors", "datasets"},
+    "run": {"errors", "datasets", "plan", "results"},
+    "reports": {"errors", "datasets", "plan", "results"},
+    "paper": {"errors", "plan", "results", "reports"},
+    "pages": {"errors", "plan", "results", "reports", "paper"},
+    "commands": {
+        "errors",
+        "datasets",
+        "plan",
+        "results",
+        "run",
+        "reports",
+        "paper",
+        "pages",
+    },
+    "__init__": {"commands"},
+    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands"},
+}
+"""what each room of pipeline/ imports of the others, the lowest first"""
 
 
 def imports(path: Path) -> set[str]:
@@ -41,6 +69,47 @@ def test_imports_point_one_way() -> None:
         if (name in ALLOWED and name not in allowed) or name in FORBIDDEN[package]
     ]
     assert not wrong, wrong
+
+
+def test_rooms_import_what_their_table_says() -> None:
+    assert arrows() == ROOMS
+
+
+def test_no_room_imports_one_above_it() -> None:
+    order = list(ROOMS)
+    up = [
+        f"{room} imports {target}"
+        for room, targets in ROOMS.items()
+        for target in targets
+        if order.index(target) >= order.index(room)
+    ]
+    assert not up, up
+
+
+def test_no_modules_import_in_a_circle() -> None:
+    assert floors(modules())["pipeline.errors"] == 1
+
+
+def test_every_import_makes_an_arrow(tmp_path: Path) -> None:
+    house = tmp_path / "pipeline"
+    for room in ("run", "plan"):
+        (house / room).mkdir(parents=True)
+        (house / room / "__init__.py").touch()
+    (house / "errors.py").touch()
+    (house / "__init__.py").write_text("from pipeline.run import step")
+    (house / "run" / "step.py").write_text(
+        "from pipeline.plan.chain import keys\nimport pipeline.errors\nimport numpy"
+    )
+    chain = house / "plan" / "chain.py"
+    chain.write_text("def keys():\n    from pipeline import errors")
+    found = {"__init__": {"run"}, "run": {"plan", "errors"}, "plan": {"errors"}, "errors": set()}
+    assert arrows(tmp_path) == found
+    assert floors(found) == {"errors": 1, "plan": 2, "run": 3, "__init__": 4}
+    chain.write_text("def keys():\n    from pipeline.run.step import Step")
+    assert modules(tmp_path)["pipeline.plan.chain"] == {"pipeline.run.step"}
+    for circle in (arrows(tmp_path), modules(tmp_path)):
+        with pytest.raises(CycleError):
+            floors(circle)
 
 
 def test_only_frames_opens_files_in_stages() -> None:

@@ -1,4 +1,4 @@
-"""Keys: the same for the same recipe, different for any other."""
+"""Keys: the same for the same content, different for any other."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ def reordered(value: Any) -> Any:
 
 
 @given(RECIPES)
-def test_order_does_not_matter(recipe: dict[str, Any]) -> None:
-    assert key(reordered(recipe)) == key(recipe)
+def test_order_does_not_matter(content: dict[str, Any]) -> None:
+    assert key(reordered(content)) == key(content)
 
 
 @given(RECIPES)
-def test_a_recipe_survives_json(recipe: dict[str, Any]) -> None:
-    assert key(json.loads(canonical(recipe))) == key(recipe)
+def test_content_survives_json(content: dict[str, Any]) -> None:
+    assert key(json.loads(canonical(content))) == key(content)
 
 
 @given(RECIPES, VALUES, st.data())
 def test_any_change_of_a_value_changes_the_key(
-    recipe: dict[str, Any], value: Any, data: st.DataObject
+    content: dict[str, Any], value: Any, data: st.DataObject
 ) -> None:
-    name = data.draw(st.sampled_from(sorted(recipe)))
-    changed = {**recipe, name: value}
+    name = data.draw(st.sampled_from(sorted(content)))
+    changed = {**content, name: value}
     # repr tells 1, 1.0 and True apart, which == does not.
-    same = repr(reordered_fully(changed)) == repr(reordered_fully(recipe))
-    assert (key(changed) == key(recipe)) == same
+    same = repr(reordered_fully(changed)) == repr(reordered_fully(content))
+    assert (key(changed) == key(content)) == same
 
 
 def reordered_fully(value: Any) -> Any:
@@ -61,8 +61,8 @@ def reordered_fully(value: Any) -> Any:
 
 
 @given(RECIPES, st.text(max_size=4))
-def test_a_removed_or_added_entry_changes_the_key(recipe: dict[str, Any], name: str) -> None:
-    without = {n: v for n, v in recipe.items() if n != name}
+def test_a_removed_or_added_entry_changes_the_key(content: dict[str, Any], name: str) -> None:
+    without = {n: v for n, v in content.items() if n != name}
     assert key(without) != key({**without, name: None})
 
 
@@ -73,7 +73,7 @@ def test_neighbouring_floats_differ(value: float) -> None:
         assert key({"rho": value}) != key({"rho": other})
 
 
-def test_the_key_of_a_recipe_never_changes() -> None:
+def test_the_key_of_known_content_never_changes() -> None:
     """Keys name files on people's disks."""
     made = key({"stage": "flow", "version": 1, "settings": {"rho": 0.7, "name": "é"}})
     assert made == "5c4a0123118591e905a820a15c2fc97d", made
@@ -86,7 +86,7 @@ def test_nan_and_infinity_are_refused(value: float) -> None:
         key({"a": [{"b": value}]})
 
 
-@pytest.mark.parametrize("recipe", [{1: "a"}, {"a": [{None: 1}]}, {"a": object()}, {"a": {1, 2}}])
-def test_what_json_would_blur_is_refused(recipe: Any) -> None:
+@pytest.mark.parametrize("content", [{1: "a"}, {"a": [{None: 1}]}, {"a": object()}, {"a": {1, 2}}])
+def test_what_json_would_blur_is_refused(content: Any) -> None:
     with pytest.raises(TypeError):
-        key(recipe)
+        key(content)

@@ -52,10 +52,10 @@ def fill(writer: Writer, stage: str, values: dict[str, Any]) -> None:
 def store_example(store: Store, stage: str, seed: int = 0, **sizes: int) -> tuple[str, dict]:
     """Write an example; returns its key and values."""
     values = example(stage, seed, **sizes)
-    recipe = {"stage": stage, "seed": seed, **sizes}
-    with store.write(stage, "demo", "bear", recipe) as writer:
+    content = {"stage": stage, "seed": seed, **sizes}
+    with store.write(stage, "demo", "bear", content) as writer:
         fill(writer, stage, values)
-    return key(recipe), values
+    return key(content), values
 
 
 @pytest.mark.parametrize("stage", SCHEMAS)
@@ -68,7 +68,7 @@ def test_round_trip(stage: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(reader[name][:], value)
             np.testing.assert_array_equal(reader[name][0], value[0])
             assert len(reader[name]) == len(value)
-        assert reader.recipe == {"stage": stage, "seed": 0}
+        assert reader.content == {"stage": stage, "seed": 0}
     assert [p.name for p in store.folder(stage, "demo", "bear").iterdir()] == [f"{made[:16]}.h5"]
 
 
@@ -84,18 +84,18 @@ def test_round_trip_of_nothing(stage: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", SCHEMAS)
 def test_every_dataset_is_checksummed_and_the_attributes_tell(stage: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    recipe = {"stage": stage, "rho": 0.7}
+    content = {"stage": stage, "rho": 0.7}
     inputs = {"features": "0" * 32}
-    with store.write(stage, "demo", "bear", recipe, inputs=inputs, device="cuda") as writer:
+    with store.write(stage, "demo", "bear", content, inputs=inputs, device="cuda") as writer:
         fill(writer, stage, example(stage))
-    path = store.path(stage, "demo", "bear", key(recipe))
+    path = store.path(stage, "demo", "bear", key(content))
     with h5py.File(path, "r", locking=False) as file:
         assert all(dataset.fletcher32 for dataset in file.values())
         attributes = dict(file.attrs)
         if stage == "flow":
             assert file["to_next"].attrs["scale"] == 64
-    assert attributes["recipe"] == canonical(recipe).encode()
-    assert attributes["key"].decode() == key(recipe)
+    assert attributes["recipe"] == canonical(content).encode()
+    assert attributes["key"].decode() == key(content)
     assert json.loads(attributes["inputs"]) == inputs
     assert {"python", "numpy", "h5py", "hdf5plugin"} <= set(json.loads(attributes["versions"]))
     assert attributes["device"] == b"cuda" and attributes["host"]

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from pipeline.datasets import open_clip, open_dataset
-from pipeline.datasets.demo import palette, render_clip, write_demo
+from pipeline.datasets.demo import render_clip, write_demo
+from pipeline.datasets.palette import davis_palette
 from pipeline.errors import UserError
 from stages.frames import open_frames, read_index_mask
 
@@ -138,7 +139,7 @@ def test_demo_is_written_once_and_reads_as_davis(tmp_path: Path) -> None:
     assert [v.name for v in found.videos] == ["crossing", "return", "orbit"]
     first = found.videos[2].first_masks[0]
     assert set(np.unique(np.asarray(Image.open(first)))) == {0, 1, 2, 3}
-    assert Image.open(first).getpalette() == palette()
+    assert Image.open(first).getpalette() == list(davis_palette())
 
 
 def test_an_object_of_the_demo_leaves_and_returns(tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ import pandas as pd
 import pytest
 from PIL import Image as Pillow
 
+from pipeline.datasets import rule_of
 from pipeline.datasets.layout import Dataset, Video
+from pipeline.datasets.palette import davis_palette
+from pipeline.datasets.rules import Rule, objects_of
 from pipeline.errors import UserError
-from pipeline.export import (
+from pipeline.results.export import (
     Iteration,
     Run,
     Start,
@@ -27,8 +30,9 @@ from pipeline.export import (
     write_run,
     write_scores,
 )
-from pipeline.overlays import davis_palette, overlay, read_palette
-from pipeline.scoring import Rule, category, objects_of, rule_of, score_folder
+from pipeline.results.folder import score_folder
+from pipeline.results.overlays import overlay, read_palette
+from pipeline.results.scores import category
 from stages.frames import FrameReader
 from stages.scores import StartCounts, score_video
 from stages.types import Image, IndexMask, Linking, Matches, StartingPoint, Tracklet

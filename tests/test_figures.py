@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from models.weights import random_networks
-from pipeline import DrawAttention, DrawComparison, engine
+from pipeline import DrawAttention, DrawComparison
+from pipeline.commands import engine
 from pipeline.errors import UserError
-from pipeline.figures import crop, grid, spread
+from pipeline.paper.figures import crop, grid, spread
 from stages.attention import attention
 from stages.settings import TrackletsSettings
 from stages.tracklets import propagate

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import RunDataset, engine
+from pipeline import RunDataset
+from pipeline.commands import engine
 from pipeline.datasets.demo import render_clip
 from tests.tiny_run import ran, write_mask, write_weights
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import RunDataset, cli, engine
+from pipeline import RunDataset, cli
+from pipeline.commands import engine
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import UserError
 from stages.frames import BadInput, Layers, read_index_mask
@@ -172,7 +173,7 @@ def test_run_and_score(
 
 def test_a_changed_layer_changes_the_key(tree: Callable[[str], Path], tmp_path: Path) -> None:
     from cache.digests import FileDigests
-    from pipeline.runs import mask_digest
+    from pipeline.plan.inputs import mask_digest
 
     root = tree("segtrackv2")
     layers = open_dataset("segtrackv2", root, "all").videos[1].first_masks[0]

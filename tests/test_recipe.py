@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from cache import digests
-from pipeline import recipe as recipes
-from pipeline import runs
-from pipeline.document import render
 from pipeline.errors import UserError
-from pipeline.recipe import Recipe, VideoRecipe, keys
-from pipeline.runs import Options, plan
-from pipeline.settings import RunSettings, find, gather, override, parse_set, single
+from pipeline.plan import machine
+from pipeline.plan import recipe as recipes
+from pipeline.plan.chain import artifacts_of, keys
+from pipeline.plan.document import render
+from pipeline.plan.inputs import Options, plan_run
+from pipeline.plan.recipe import Recipe, VideoRecipe
+from pipeline.plan.settings import RunSettings, find, gather, override, parse_set, single
 from tests.tiny_run import write_dataset, write_weights
 
 MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
@@ -141,7 +142,7 @@ def test_recipe_survives_its_file(tmp_path: Path) -> None:
 
 
 def test_every_input_of_a_key_is_read() -> None:
-    for spec in recipes.plan(recipe(), "ant").values():
+    for spec in artifacts_of(recipe(), "ant").values():
         assert set(spec.content["inputs"]) <= set(spec.reads)
 
 
@@ -186,7 +187,7 @@ def test_lists_are_for_sweeps() -> None:
 
 def test_every_setting_is_documented() -> None:
     text = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()
-    assert text == render(), "run `python -m pipeline.document > docs/settings.md`"
+    assert text == render(), "run `python -m pipeline.plan.document > docs/settings.md`"
     assert find("matches.rho_reid").default == 0.7
 
 
@@ -194,9 +195,9 @@ def test_planning_again_reads_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(digests, "RACY_NS", 0)
     root = write_dataset(tmp_path / "data")
     options = Options("davis17", str(root), weights=str(write_weights(tmp_path / "w.safetensors")))
-    first = plan(options, tmp_path / "cache")
+    first = plan_run(options, tmp_path / "cache")
     monkeypatch.setattr(digests, "_read", lambda path: pytest.fail(f"read {path}"))
-    assert plan(options, tmp_path / "cache") == first
+    assert plan_run(options, tmp_path / "cache") == first
 
 
 @pytest.mark.parametrize(
@@ -219,7 +220,7 @@ def test_auto_precision_is_what_the_hardware_has(
     expected: str,
 ) -> None:
     (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr(runs, "CPU", tmp_path / "cpuinfo")
-    monkeypatch.setattr(runs, "NVIDIA", tmp_path / "none")
+    monkeypatch.setattr(machine, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "NVIDIA", tmp_path / "none")
     settings = override(RunSettings(), {"run.precision": asked})
-    assert runs.with_precision(settings, device).run.precision == expected
+    assert machine.with_precision(settings, device).run.precision == expected

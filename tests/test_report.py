@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from pipeline.datasets.rules import Rule
 from pipeline.errors import UserError
-from pipeline.export import Template, export_video, write_run, write_scores
 from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
 from pipeline.pages.sweep import sweep_html
@@ -31,7 +31,9 @@ from pipeline.reports import (
     sweep,
     templates,
 )
-from pipeline.scoring import FRAMES, RESULTS, Rule, write_csv
+from pipeline.results.export import Template, export_video, write_run, write_scores
+from pipeline.results.files import write_csv
+from pipeline.results.scores import FRAMES, RESULTS
 from stages.scores import score_video
 from tests.test_export import Iteration, result, run, truth
 

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline import RunDataset, cli, engine
+from pipeline import RunDataset, cli
+from pipeline.commands import engine
 from tests.clip import draw
 from tests.tiny_run import command, write_dataset, write_mask, write_weights
 

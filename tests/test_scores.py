@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.datasets import open_dataset
+from pipeline.datasets import open_dataset, rule_of
 from pipeline.datasets.demo import SPLIT, write_demo
-from pipeline.scoring import rule_of, score_folder
+from pipeline.results.folder import score_folder
 from stages.boxmask import cut
 from stages.scores import aggregate, jf, mask_digest, score_video, starting_points, unknown_ids
 from stages.types import IndexMask, StartingPoint

@@ -22,11 +22,12 @@ from PIL import Image
 
 from cache import digests
 from cache.files import BAD, TEMPORARY
-from pipeline import RunDataset, SweepThreshold, engine
-from pipeline.engine import Stopped
+from pipeline import RunDataset, SweepThreshold
+from pipeline.commands import engine
+from pipeline.commands.engine import Stopped
 from pipeline.errors import UserError
-from pipeline.progress import Progress
-from pipeline.tasks import Step
+from pipeline.run.progress import Progress
+from pipeline.run.step import Step
 from tests.clip import draw
 from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_mask, write_weights
 

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from models import geometry
 from models.config import Architecture
 from models.weights import build, read_header
+from pipeline.datasets.sources import open_sources
 from pipeline.errors import UserError
-from pipeline.sources import open_sources
 from stages.boxmask import VOID
 from tests.clip import draw
 from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights

@@ -1,4 +1,4 @@
-"""Code that makes artifacts does not change under the same VERSION (docs/design.md, Keys)."""
+"""Code that makes artifacts does not change under the same VERSION (docs/design.md, What flows)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import json
 from functools import cache
 from pathlib import Path
 
-from pipeline.recipe import version
+from pipeline.plan.chain import version
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.datasets import (
-    davis16,
-    davis17,
-    demo,
-    folder,
-    segtrackv2,
-    stills,
-    youtube_objects,
-    youtube_vos,
-)
+from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
 from pipeline.datasets.layout import Dataset, Video, one_of
+from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
 
-__all__ = ["Dataset", "Video", "open_clip", "open_dataset"]
+__all__ = ["Dataset", "Video", "open_clip", "open_dataset", "rule_of"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A kind of dataset."""
+
+    videos: Callable[[Path, str], Iterable[Video]]
+    """the videos of a split, from the folder that holds the dataset"""
+    rule: Rule = LATER
+    """what it is scored by"""
+    built_in: bool = False
+    """whether it is drawn below the artifact root, not read from --root"""
+
 
 LAYOUTS = {
-    "davis16": davis16.videos,
-    "davis17": davis17.videos,
-    "segtrackv2": segtrackv2.videos,
-    "youtube-objects": youtube_objects.videos,
-    "youtube-vos": youtube_vos.videos,
-    "stills": stills.videos,
-    "folder": folder.videos,
+    "demo": Layout(demo.videos, DAVIS, built_in=True),
+    "davis16": Layout(davis.videos16, DAVIS),
+    "davis17": Layout(davis.videos17, DAVIS),
+    "segtrackv2": Layout(segtrackv2.videos),
+    "youtube-objects": Layout(youtube_objects.videos),
+    "youtube-vos": Layout(youtube_vos.videos),
+    "stills": Layout(stills.videos),
+    "folder": Layout(folder.videos),
 }
 
 
@@ -38,18 +46,27 @@ def open_dataset(
     demo_root: where the built-in demo is written when it is asked for first. Raises
     UserError for an unknown dataset or split and a missing folder.
     """
-    if name == "demo":
-        return Dataset(name, split, tuple(davis17.videos(demo.write_demo(demo_root), demo.SPLIT)))
     if name not in LAYOUTS:
-        raise UserError(f"--dataset {name}: {one_of(name, ['demo', *LAYOUTS])}")
+        raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
+    layout = LAYOUTS[name]
+    place = demo_root if layout.built_in else _folder(name, root)
+    return Dataset(name, split, tuple(layout.videos(place, split)))
+
+
+def _folder(name: str, root: str | Path | None) -> Path:
+    """The folder of a dataset; UserError if it was not given or is not there."""
     if root is None:
         raise UserError(f"--dataset {name} needs --root, the folder that holds it")
-    folder_path = Path(root)
-    if not folder_path.is_dir():
+    if not Path(root).is_dir():
         raise UserError(f"--root {root}: no such folder")
-    return Dataset(name, split, tuple(LAYOUTS[name](folder_path, split)))
+    return Path(root)
 
 
 def open_clip(clip: Path, masks: Path) -> Video:
     """One clip, a video file or a folder of images, with its first mask or masks."""
     return folder.clip(clip, masks)
+
+
+def rule_of(dataset: str) -> Rule:
+    """The rule that a dataset is scored by; of a clip of one's own, every frame not given."""
+    return LAYOUTS[dataset].rule if dataset in LAYOUTS else LATER

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
+
+from pipeline.datasets.davis import videos17
+from pipeline.datasets.layout import Video
+from pipeline.datasets.palette import davis_palette
 
 VERSION = 1
 SPLIT = "demo"
@@ -262,17 +266,9 @@ def _flow(layers: Sequence[Layer], drawn: Drawn, points: Field, other: float) ->
     return np.ascontiguousarray(flow.transpose(2, 0, 1))
 
 
-def palette() -> list[int]:
-    """The DAVIS palette: bits of the index spread over the high bits of red, green, blue."""
-    colours = []
-    for index in range(256):
-        colour = [0, 0, 0]
-        for bit in range(8):
-            for channel in range(3):
-                colour[channel] |= ((index >> channel) & 1) << (7 - bit)
-            index >>= 3
-        colours += colour
-    return colours
+def videos(root: Path, split: str) -> Iterator[Video]:
+    """The clips, drawn below `root` if they are not there yet; `split` only names the run."""
+    return videos17(write_demo(root), SPLIT)
 
 
 def write_demo(root: Path) -> Path:
@@ -303,5 +299,5 @@ def _write_clip(root: Path, name: str, clip: Clip) -> None:
     for j, (image, mask) in enumerate(zip(clip.frames, clip.masks, strict=True)):
         Pillow.fromarray(image).save(pictures / f"{j:05d}.jpg", quality=95)
         indexed = Pillow.fromarray(mask)
-        indexed.putpalette(palette())
+        indexed.putpalette(davis_palette())
         indexed.save(masks / f"{j:05d}.png")

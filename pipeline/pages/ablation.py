@@ -9,33 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.overlays import colour
 from pipeline.pages.page import picture, write_page
-from pipeline.published import LABELS
-from pipeline.recipe import Recipe
+from pipeline.paper.tables import Asked, Written
+from pipeline.plan.variants import BUILT_UP, VARIANTS
 from pipeline.reports import results
+from pipeline.results.overlays import colour
 
 BAR, GAP, HEIGHT = 15, 22, 180
 """px: width of a bar, space between groups, height of 100 percent"""
 LEVEL, LETTER = 24, 8
 """px: least width of a group, width of a letter of an attribute's name"""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What an Ablation was asked for."""
-
-    dataset: str
-    split: str
-    recipes: Mapping[str, Recipe]
-    """by name of the run"""
-    left_out: Mapping[str, str]
-    """why a run is not among them"""
-    online: str
-    """kind of online training of the runs named `<variant>-online`"""
-    sizes: tuple[float, float]
-    judged: pd.DataFrame | None
-    """attributes() of pipeline/attributes.py"""
 
 
 @dataclass(frozen=True)
@@ -71,32 +54,21 @@ class Chart:
     """colour by label"""
 
 
-def ablation_html(
-    out: Path,
-    asked: Asked,
-    *,
-    forms: Mapping[int, pd.DataFrame],
-    found: pd.DataFrame,
-    figure: pd.DataFrame,
-    stages: Mapping[str, Path],
-) -> Path:
-    """Write OUT/ablation.html, one file that needs no other, and return its path.
-
-    forms: Tables 1 to 5 as the paper prints them. found: ablation.INSTANCES. figure:
-    ablation.CATEGORIES. stages: the folder of each variant's run that Figs. 5 and 6 show.
-    """
+def ablation_html(out: Path, asked: Asked, written: Written) -> Path:
+    """Write OUT/ablation.html, one file that needs no other, and return its path."""
+    found = written.instances
     return write_page(
         out / "ablation.html",
         "ablation.html",
         asked=asked,
-        forms={n: form.to_dict("split") for n, form in forms.items()},
+        forms={n: form.to_dict("split") for n, form in written.forms.items()},
         found=len(found),
         occlusion_known=int((found["occlusion"] != "").sum()),
         pose_known=int(found["pose"].notna().sum()),
-        chart=chart(figure),
+        chart=chart(written.figure),
         height=HEIGHT,
         bar=BAR,
-        strips=strips(stages),
+        strips=strips(written.stages),
     )
 
 
@@ -105,8 +77,8 @@ def chart(table: pd.DataFrame) -> Chart | None:
     table = table[table["G"].notna()]
     if not len(table):
         return None
-    variants = [name for name in LABELS if name in set(table["variant"])]
-    colours = {name: colour(n) for n, name in enumerate(LABELS, 1)}
+    variants = [name for name in BUILT_UP if name in set(table["variant"])]
+    colours = {name: colour(n) for n, name in enumerate(BUILT_UP, 1)}
     groups: list[Group] = []
     x, free, last = 0.0, 0.0, ""
     for place, part in table.groupby(["attribute", "level"], sort=False):
@@ -120,14 +92,14 @@ def chart(table: pd.DataFrame) -> Chart | None:
         left = (x + right - len(variants) * BAR) / 2
         g = dict(zip(part["variant"], part["G"], strict=True))
         bars = [
-            Bar(left + n * BAR, HEIGHT * g[v], colours[v], f"{LABELS[v]}: {100 * g[v]:.1f}")
+            Bar(left + n * BAR, HEIGHT * g[v], colours[v], f"{VARIANTS[v].label}: {100 * g[v]:.1f}")
             for n, v in enumerate(variants)
             if v in g
         ]
         count = int(part["instances"].iloc[0])
         groups.append(Group(attribute if new else "", level, count, x, right, bars))
         x = right
-    return Chart(max(x + GAP, free), groups, {LABELS[v]: colours[v] for v in variants})
+    return Chart(max(x + GAP, free), groups, {VARIANTS[v].label: colours[v] for v in variants})
 
 
 @dataclass(frozen=True)
@@ -155,5 +127,5 @@ def strips(stages: Mapping[str, Path]) -> tuple[str, Sequence[Strip]] | None:
     for name, run in stages.items():
         paths = sorted((run / "pictures" / video).glob("*.jpg"))
         g = float(means[name].get(video, math.nan))
-        found.append(Strip(LABELS[name], g, [picture(path.read_bytes()) for path in paths]))
+        found.append(Strip(VARIANTS[name].label, g, [picture(path.read_bytes()) for path in paths]))
     return video, found

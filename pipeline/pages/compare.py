@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.overlays import encode_picture
 from pipeline.pages.page import line, picture, write_page
 from pipeline.reports import DIFFERENCES, differences, per_frame, read_run, results, rule_used
-from pipeline.scoring import last_iteration, totals
+from pipeline.results.overlays import encode_picture
+from pipeline.results.scores import last_iteration, totals
 from stages.types import Image
 
 PICTURED = 8

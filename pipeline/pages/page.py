@@ -11,8 +11,8 @@ from typing import Any
 
 import jinja2
 
-from pipeline.overlays import colour
-from pipeline.scoring import write_text
+from pipeline.results.files import write_text
+from pipeline.results.overlays import colour
 
 Row = Mapping[Hashable, Any]
 """a row of a table by column"""

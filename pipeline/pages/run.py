@@ -10,9 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.export import pictured
 from pipeline.pages.page import Row, dots, line, picture, write_page
-from pipeline.published import PUBLISHED, RETRIEVAL, Published
+from pipeline.paper.published import PUBLISHED, RETRIEVAL, Published
 from pipeline.reports import (
     per_frame,
     per_iteration,
@@ -22,7 +21,8 @@ from pipeline.reports import (
     starts,
     templates,
 )
-from pipeline.scoring import last_iteration, totals
+from pipeline.results.export import pictured
+from pipeline.results.scores import last_iteration, totals
 
 BEST_OF_TABLE_2 = RETRIEVAL[0.7][-1][2]
 """G on DAVIS 2017 val of the value that the paper then keeps"""

@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 
 from pipeline.pages.page import Row, dots, line, write_page
-from pipeline.published import RETRIEVAL
+from pipeline.paper.published import RETRIEVAL
+from pipeline.plan.settings import run_name
 from pipeline.reports import read_run, results, sweep
-from pipeline.settings import run_name
 
 RHO = "matches.rho_reid"
 Paper = Mapping[Any, Sequence[tuple[float, float, float]]]

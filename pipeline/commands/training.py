@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 import luigi
 
-from pipeline import engine
+from pipeline.commands import engine
+from pipeline.commands.options import Assignments, SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
-from pipeline.progress import Progress
-from pipeline.roots import Assignments, SetParameter
-from pipeline.runs import Options, cache_root, find_weights, open_videos, person_error
-from pipeline.settings import convert, describe
-from pipeline.tasks import Step
+from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos, person_error
+from pipeline.plan.settings import convert, describe
+from pipeline.run.progress import Progress
+from pipeline.run.step import Step
 from training.settings import LEARN, TrainSettings, compact, online
 
 if TYPE_CHECKING:
     from torch import nn
 
     from models.config import Architecture
-    from pipeline.sources import VideoSource
+    from pipeline.datasets.sources import VideoSource
     from training.objectives import Objective
 
 FITTED = 100
@@ -80,7 +80,7 @@ class Trainer(Step):
         if not self.output.endswith(".safetensors"):
             raise UserError(f"--output {self.output}: give a file that ends in .safetensors")
         path = self.folder / "run.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.recipe():
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.asked():
             raise UserError(
                 f"--output {self.output}: {self.folder} holds a run with other options; give "
                 "another file, or delete that folder and the file"
@@ -89,7 +89,7 @@ class Trainer(Step):
     def complete(self) -> bool:
         return Path(self.output).is_file()
 
-    def recipe(self) -> dict[str, Any]:
+    def asked(self) -> dict[str, Any]:
         """What the run was asked for; it goes on only under the same."""
         return {
             "task": type(self).__name__,
@@ -100,9 +100,9 @@ class Trainer(Step):
         }
 
     def make(self, progress: Progress) -> None:
-        from pipeline.jobs import device
-        from pipeline.loss_plot import loss_plot
-        from pipeline.scoring import write_text
+        from pipeline.plan.machine import device
+        from pipeline.results.files import write_text
+        from pipeline.results.loss_plot import loss_plot
         from stages.flow import dis
         from training.clips import Clips
         from training.loop import Training, together, train
@@ -114,7 +114,7 @@ class Trainer(Step):
         with together(where) as place:
             training = Training(self.objective(networks, clips.rows), self.settings, where, place)
             if place.first:
-                write_text(self.folder / "run.json", json.dumps(self.recipe(), indent=1))
+                write_text(self.folder / "run.json", json.dumps(self.asked(), indent=1))
             report = self.reporter(progress)
             train(training, clips.__getitem__, self.folder, report, self.loaders)
             if place.first:
@@ -124,7 +124,7 @@ class Trainer(Step):
 
     def reporter(self, progress: Progress) -> Any:
         """Shows how far the run is; draws the losses now and then."""
-        from pipeline.loss_plot import loss_plot
+        from pipeline.results.loss_plot import loss_plot
 
         total = self.settings.iterations
 
@@ -146,7 +146,7 @@ class Trainer(Step):
         from models.weights import save
 
         videos = sum(len(source) > 1 for source in sources)
-        about = {**self.recipe(), "videos": videos, "stills": len(sources) - videos}
+        about = {**self.asked(), "videos": videos, "stills": len(sources) - videos}
         card = {"training": about, "training_seconds": training_seconds}
         save(Path(self.output), self.chosen(), networks, card, torch.float16)
 
@@ -215,7 +215,7 @@ class OfflineTrainer(Trainer):
         return {"data": self.data, "held_out": self.held_out, "initial": self.initial}
 
     def sources(self) -> list[VideoSource]:
-        from pipeline.sources import open_sources
+        from pipeline.datasets.sources import open_sources
 
         return open_sources(self.data, filter(None, self.held_out.split(",")), cache_root())
 
@@ -251,7 +251,7 @@ class OfflineTrainer(Trainer):
         import torch
 
         from models.backbone import Backbone, JoinedFeatures
-        from pipeline.jobs import device
+        from pipeline.plan.machine import device
 
         backbone = trunk.get_submodule("backbone")
         if not (isinstance(backbone, Backbone) and isinstance(backbone.body, JoinedFeatures)):
@@ -360,7 +360,7 @@ class FinetuneOnFirstFrames(Trainer):
         return all(task.complete() for task in self.requires())
 
     def sources(self) -> list[VideoSource]:
-        from pipeline.sources import first_frames
+        from pipeline.datasets.sources import first_frames
 
         return first_frames(self.opened(), self.settings.height)
 

@@ -1,7 +1,7 @@
 """Settings of a run: their defaults, ranges, names and where they may be set.
 
 Defaults live in code; a section of luigi.cfg overrides them, and the command line
-overrides luigi.cfg. `python -m pipeline.document` prints docs/settings.md.
+overrides luigi.cfg. `python -m pipeline.plan.document` prints docs/settings.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.plan.variants import FULL, VARIANTS, Variant
 from stages.settings import (
     Checked,
     FlowSettings,
@@ -25,17 +26,15 @@ from stages.settings import (
     setting,
 )
 
-VARIANTS = ("dyenet", "remp", "remp-no-attention", "msk")
-
 
 @dataclass(frozen=True)
 class WholeRun(Checked):
     """What concerns all stages."""
 
     variant: str = setting(
-        "dyenet",
+        FULL,
         "the full method; Re-MP from the given masks alone, with or without attention; MSK",
-        choices=VARIANTS,
+        choices=tuple(VARIANTS),
     )
     precision: str = setting(
         "auto",
@@ -61,14 +60,19 @@ class RunSettings:
     tubes: TubesSettings = field(default_factory=TubesSettings)
 
     @property
+    def variant(self) -> Variant:
+        """The variant of the method."""
+        return VARIANTS[self.run.variant]
+
+    @property
     def iterations(self) -> int:
         """Iterations that this variant runs: without retrieval there is one."""
-        return self.run.max_iterations if self.run.variant == "dyenet" else 1
+        return self.run.max_iterations if self.variant.retrieval else 1
 
     @property
     def plain(self) -> bool:
         """Re-MP without region attention (Table 1)."""
-        return self.run.variant == "remp-no-attention"
+        return not self.variant.attention
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Plain JSON values by section."""

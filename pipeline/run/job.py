@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -18,17 +18,17 @@ from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
-from pipeline import readers
-from pipeline import recipe as recipes
 from pipeline.errors import UserError
-from pipeline.progress import Progress
-from pipeline.recipe import Recipe, Spec, VideoRecipe, label
-from pipeline.runs import mask_digest, module_digests, open_video
+from pipeline.plan.chain import Spec, label, planned, version
+from pipeline.plan.inputs import module_digests
+from pipeline.plan.machine import device
+from pipeline.plan.recipe import VideoRecipe, read
+from pipeline.run import artifacts
+from pipeline.run.progress import Progress
+from pipeline.run.video import VideoFiles
 
 if TYPE_CHECKING:
     from models.networks import Networks
-    from pipeline.datasets import Video
-    from stages.frames import FrameReader, Manifest, MaskSource
     from stages.scores import Scores
     from stages.types import IndexMask, Matches, Offers, StartingPoint, Tracklet
 
@@ -37,12 +37,13 @@ class Job:
     """One task under way; closes what it opened at the end of a `with` block."""
 
     def __init__(
-        self, root: Path, recipe: str, video: str, progress: Progress, name: str = ""
+        self, root: Path, run_digest: str, video: str, progress: Progress, name: str = ""
     ) -> None:
         """name: label of the artifact that the task makes, if it makes one."""
         self.store = Store(root)
-        self.recipe: Recipe = recipes.read(root, recipe)
-        self.specs: Mapping[str, Spec] = recipes.planned(root, recipe, video)
+        self.recipe = read(root, run_digest)
+        self.specs = planned(root, run_digest, video)
+        self.files = VideoFiles(root, run_digest, video)
         self.video = video
         self.progress = progress
         self._name = name
@@ -56,48 +57,10 @@ class Job:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    # --- the source --------------------------------------------------------------
-
     @property
     def made(self) -> VideoRecipe:
         """What the video is made from."""
         return self.recipe.videos[self.video]
-
-    @cached_property
-    def source(self) -> Video:
-        """Where the video's files are."""
-        return open_video(self.store.root, self.recipe.digest, self.video)
-
-    def frames(self) -> FrameReader:
-        """The video's pixels."""
-        from stages.frames import open_frames
-
-        return open_frames(self.source.frames, video=self.video)
-
-    def working_frames(self) -> FrameReader:
-        """The video's pixels as the networks see them."""
-        from stages.frames import working_frames
-
-        return working_frames(self.frames(), self.recipe.settings.frames)
-
-    def manifest(self) -> Manifest:
-        """Names, size and digests of the frames; BadInput if they or the masks are unfit."""
-        from stages.frames import manifest, mask_files
-
-        found = manifest(self.source.frames, self.video)
-        last = max(self.source.first_masks)
-        if last >= len(found.names):
-            raise UserError(
-                f"video {self.video}: mask {mask_files(self.source.first_masks[last])[0]} is for "
-                f"frame {last}, but the video has {len(found.names)} frames, numbered from 0"
-            )
-        self.first_masks(found.size)
-        return found
-
-    def digest(self, mask: MaskSource) -> str:
-        """Digest of a mask that was given."""
-        with FileDigests(self.store.root) as digests:
-            return mask_digest(digests, mask, self.video)
 
     # --- artifacts ---------------------------------------------------------------
 
@@ -135,7 +98,7 @@ class Job:
         with self.write() as out:
             for item in SCHEMAS[stage].fields:
                 if SCHEMAS[stage].streamed and item.shape[0] == "T":
-                    for row in readers.rows(before, item.name):
+                    for row in artifacts.rows(before, item.name):
                         out.append(item.name, row)
                 elif item.name in before:
                     values = before[item.name][:]
@@ -152,36 +115,47 @@ class Job:
 
         return working_size(self.size(), self.recipe.settings.frames)
 
+    def first_masks(self) -> dict[int, IndexMask]:
+        """The given masks by frame; BadInput if one does not fit."""
+        return self.files.first_masks(self.size())
+
+    def working_masks(self) -> dict[int, IndexMask]:
+        """The given masks by frame in the size that the networks see."""
+        from stages.frames import resize_mask
+
+        size = self.working_size()
+        return {j: resize_mask(mask, size) for j, mask in self.first_masks().items()}
+
     def length(self) -> int:
         """T."""
         return len(self.open("frames")["names"])
 
-    def features(self) -> readers.Features:
-        return readers.Features(self.open("features"))
+    def features(self) -> artifacts.Features:
+        return artifacts.Features(self.open("features"))
 
-    def flow(self) -> readers.Flow:
-        return readers.Flow(self.open("flow"))
+    def flow(self) -> artifacts.Flow:
+        return artifacts.Flow(self.open("flow"))
 
-    def boxes(self) -> readers.Boxes:
+    def boxes(self) -> artifacts.Boxes:
         """Proposals and windows with embeddings."""
-        return readers.Boxes(*map(self.open, ("proposals", "embeddings", "search")))
+        return artifacts.Boxes(*map(self.open, ("proposals", "embeddings", "search")))
 
-    def proposals(self) -> readers.Proposals | None:
+    def proposals(self) -> artifacts.Proposals | None:
         """Proposals and windows with embeddings and evidence; None without retrieval."""
         if "evidence" not in self.specs:
             return None
         names = ("proposals", "embeddings", "search", "evidence")
-        return readers.Proposals(*map(self.open, names))
+        return artifacts.Proposals(*map(self.open, names))
 
     def matches(self, k: int) -> Matches:
-        return readers.get_matches(self.open(label("matches", k)))
+        return artifacts.get_matches(self.open(label("matches", k)))
 
     def starts(self, k: int, size: tuple[int, int]) -> list[StartingPoint]:
         """Starting points of the iterations 1 to k, their boxes in frames of the video's `size`."""
         from stages.boxmask import rescaled
         from stages.frames import working_size
 
-        if "msk" in self.specs:
+        if self.recipe.settings.variant.baseline:
             return []
         sizes = working_size(size, self.recipe.settings.frames), size
         return [
@@ -192,52 +166,20 @@ class Job:
 
     def tracklets(self, k: int) -> list[Tracklet]:
         """Accepted tracklets of the iterations 1 to k."""
-        return readers.get_tracklets(self.open(label("tracklets", k))) if k else []
+        return artifacts.get_tracklets(self.open(label("tracklets", k))) if k else []
 
     def tubes(self, k: int) -> Reader:
         """Masks after iteration k."""
-        return self.open("msk" if "msk" in self.specs else label("tubes", k))
+        baseline = self.recipe.settings.variant.baseline
+        return self.open("msk" if baseline else label("tubes", k))
 
     def offers(self, k: int) -> Offers | None:
         """Boxes that the tubes of iteration k offer as templates."""
-        return readers.get_offers(self.open(label("tubes", k))) if k else None
+        return artifacts.get_offers(self.open(label("tubes", k))) if k else None
 
     def converged(self, k: int) -> bool:
         """Whether iteration k found nothing new: all that follows repeats what was before."""
         return k > 1 and bool(self.open(label("matches", k))["converged"][0])
-
-    # --- masks that were given ---------------------------------------------------
-
-    def first_masks(self, size: tuple[int, int] | None = None) -> dict[int, IndexMask]:
-        """The given masks by frame; BadInput if one does not fit."""
-        return self._masks(self.source.first_masks, size or self.size(), given=True)
-
-    def working_masks(self) -> dict[int, IndexMask]:
-        """The given masks by frame in the size that the networks see."""
-        from stages.frames import resize_mask
-
-        size = self.working_size()
-        return {j: resize_mask(mask, size) for j, mask in self.first_masks().items()}
-
-    def annotations(self, size: tuple[int, int]) -> Callable[[int], IndexMask | None]:
-        """The annotation of a frame, None where there is none; BadInput as above."""
-        truths = self.source.annotations or {}
-
-        def read(j: int) -> IndexMask | None:
-            return self._masks({j: truths[j]}, size, given=False)[j] if j in truths else None
-
-        return read
-
-    def _masks(
-        self, sources: Mapping[int, MaskSource], size: tuple[int, int], *, given: bool
-    ) -> dict[int, IndexMask]:
-        from stages.frames import read_index_mask
-
-        name = self.source.frame_name
-        return {
-            j: read_index_mask(source, size, self.video, name(j), given=given)
-            for j, source in sources.items()
-        }
 
     # --- networks and memos ------------------------------------------------------
 
@@ -267,30 +209,30 @@ class Job:
 
     @contextmanager
     def _box_memo(self, kind: str, network: str) -> Iterator[BoxMemo]:
-        recipe = {
-            "version": recipes.version("matches"),
+        content = {
+            "version": version("matches"),
             "features": self.specs["features"].key,
             network: self.made.modules.get(network),
         }
-        with BoxMemo(kind, self.store, self.recipe.dataset, self.video, recipe) as memo:
+        with BoxMemo(kind, self.store, self.recipe.dataset, self.video, content) as memo:
             yield memo
         record_run(self.store, self.recipe.digest, (), memo.reached)
 
     @contextmanager
-    def tracklet_memo(self) -> Iterator[readers.TrackletMemo]:
+    def tracklet_memo(self) -> Iterator[artifacts.StartMemo]:
         """Tracklets that earlier runs have propagated."""
-        content = self.spec.content
-        recipe = {
-            "version": content["version"],
+        mine = self.spec.content
+        content = {
+            "version": mine["version"],
             "features": self.specs["features"].key,
             "flow": self.specs["flow"].key,
             "first_masks": self.made.first_masks,
-            "weights": content["weights"],
+            "weights": mine["weights"],
             "settings": {
-                name: value for name, value in content["settings"].items() if name != "skip_iou"
+                name: value for name, value in mine["settings"].items() if name != "skip_iou"
             },
         }
-        memo = readers.TrackletMemo(self.store, self.recipe.dataset, self.video, recipe)
+        memo = artifacts.StartMemo(self.store, self.recipe.dataset, self.video, content)
         yield memo
         record_run(self.store, self.recipe.digest, (), memo.reached)
 
@@ -303,21 +245,10 @@ class Job:
                 suppress(MissingArtifact, DamagedArtifact),
                 self.store.read("scores", self.recipe.dataset, self.video, path.stem) as reader,
             ):
-                same = {**reader.recipe, "inputs": {}, "iteration": 0} == mine
+                same = {**reader.content, "inputs": {}, "iteration": 0} == mine
                 if same and reader["masks_digest"][0] == masks:
-                    return readers.get_scores(reader)
+                    return artifacts.get_scores(reader)
         return None
-
-
-@lru_cache(maxsize=1)
-def device(asked: str) -> str:
-    """`auto` as cuda where there is one; UserError for cuda where there is none."""
-    import torch
-
-    found = torch.cuda.is_available()
-    if asked == "cuda" and not found:
-        raise UserError("--device cuda: this machine has no CUDA device; use --device cpu or auto")
-    return "cuda" if asked != "cpu" and found else "cpu"
 
 
 @lru_cache(maxsize=1)

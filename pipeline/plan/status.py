@@ -8,7 +8,8 @@ from typing import Any
 
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.store import Store
-from pipeline.recipe import Recipe, Spec, plan
+from pipeline.plan.chain import Spec, artifacts_of
+from pipeline.plan.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class State:
 def status(recipe: Recipe, store: Store) -> Iterator[State]:
     """State of every artifact of a run, by video."""
     for video in recipe.videos:
-        specs = plan(recipe, video)
+        specs = artifacts_of(recipe, video)
         for name, spec in specs.items():
             cached = store.exists(spec.stage, recipe.dataset, video, spec.key)
             why = "" if cached else _why(store, recipe.dataset, video, spec)
@@ -36,7 +37,7 @@ def _why(store: Store, dataset: str, video: str, spec: Spec) -> str:
     """The fewest differences to any artifact of the same stage and iteration."""
     found = [
         differences(other, spec.content)
-        for other in _recipes(store, dataset, video, spec.stage)
+        for other in _contents(store, dataset, video, spec.stage)
         if other["iteration"] == spec.iteration
     ]
     if not found:
@@ -50,17 +51,17 @@ def _extent(parts: list[str]) -> tuple[int, int]:
     return len(parts), sum(len(part) for part in parts)
 
 
-def _recipes(store: Store, dataset: str, video: str, stage: str) -> Iterator[Mapping[str, Any]]:
+def _contents(store: Store, dataset: str, video: str, stage: str) -> Iterator[Mapping[str, Any]]:
     for path in sorted(store.folder(stage, dataset, video).glob("*.h5")):
         try:
             with store.read(stage, dataset, video, path.stem) as reader:
-                yield reader.recipe
+                yield reader.content
         except (MissingArtifact, DamagedArtifact):
             continue
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two recipes of a stage, each in a few words, own parts first."""
+    """What differs between two contents of a stage, each in a few words, own parts first."""
     found = [
         f"{part} {old[part]} -> {new[part]}"
         for part in ("version", "schema")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from pipeline import engine
+from pipeline.commands import engine
 
 engine.install()
 
-from pipeline.figures import DrawAttention, DrawComparison  # noqa: E402 - needs Luigi set up
-from pipeline.roots import RunDataset, SweepThreshold  # noqa: E402
-from pipeline.training import (  # noqa: E402
+from pipeline.commands.ablation import Ablation  # noqa: E402 - needs Luigi set up
+from pipeline.commands.dataset import RunDataset  # noqa: E402
+from pipeline.commands.figures import DrawAttention, DrawComparison  # noqa: E402
+from pipeline.commands.sweep import SweepThreshold  # noqa: E402
+from pipeline.commands.training import (  # noqa: E402
     FinetuneOnFirstFrames,
     TrainDyeNet,
     TrainMSK,
     TrainRPN,
 )
-from pipeline.variants import Ablation  # noqa: E402
 
 __all__ = [
     "Ablation",

@@ -24,18 +24,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pipeline.datasets.rules import Rule
 from pipeline.errors import UserError
-from pipeline.overlays import VideoFile, overlay, write_mask, write_picture
-from pipeline.scoring import (
-    Rule,
+from pipeline.results.files import write_csv, write_text
+from pipeline.results.overlays import VideoFile, overlay, write_mask, write_picture
+from pipeline.results.scores import (
     frame_table,
     join_frames,
     last_iteration,
     results,
     totals,
-    write_csv,
     write_official,
-    write_text,
 )
 from stages.frames import FrameReader
 from stages.scores import Scores, StartCounts

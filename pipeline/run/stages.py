@@ -1,71 +1,28 @@
 """The stages as Luigi tasks: what each reads, runs and writes.
 
-`pipeline.recipe.plan` says which artifacts a video needs and what each is made from; a
+`pipeline.plan.chain` says which artifacts a video needs and what each is made from; a
 task here makes one of them. Tasks are named by video and key, so that runs which share an
 artifact share its task, also when they run at the same time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import luigi
 
-from cache.files import DamagedArtifact, MissingArtifact
 from cache.store import Store
-from pipeline import recipe as recipes
-from pipeline.progress import Progress
-from pipeline.runs import cache_root, person_error
+from pipeline.plan import chain
+from pipeline.plan.inputs import cache_root
+from pipeline.plan.recipe import read
+from pipeline.run.progress import Progress
+from pipeline.run.step import Step, Target
 
 if TYPE_CHECKING:
-    from pipeline.jobs import Job
+    from pipeline.run.job import Job
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
-
-
-class Target(luigi.Target):
-    """A file that is complete once it has its name."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def exists(self) -> bool:
-        return self.path.exists()
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-
-class Step(luigi.Task):
-    """A task that has its damaged inputs made anew, and says how far it is."""
-
-    title: str
-
-    def run(self) -> Generator[list[luigi.Task], Any, None]:
-        if self.complete():
-            return
-        with Progress(self.title, self) as progress:
-            try:
-                self.make(progress)
-            except (DamagedArtifact, MissingArtifact) as error:
-                lost = [task for task in luigi.task.flatten(self.requires()) if not task.complete()]
-                if not lost:
-                    raise
-                progress.tell(str(error))
-                yield lost
-            except ValueError as error:
-                raise person_error(error) from error
-            except SystemError as error:
-                # a signal that finds HDF5 in a callback comes out of it wrapped
-                raise error.__cause__ or error from None
-
-    def make(self, progress: Progress) -> None:
-        """Do the work."""
-        raise TypeError(f"{type(self).__name__} makes nothing")
 
 
 class Stage(Step):
@@ -73,7 +30,7 @@ class Stage(Step):
 
     video = luigi.Parameter(description="name of the video")
     key = luigi.Parameter(description="first digits of the artifact's key")
-    recipe = luigi.Parameter(significant=False, description="digest of the run's recipe")
+    run_digest = luigi.Parameter(significant=False, description="digest of the run's recipe")
     iteration = luigi.IntParameter(default=0, description="iteration, from 1; 0 for none")
 
     stage: ClassVar[str]
@@ -81,24 +38,24 @@ class Stage(Step):
     @property
     def label(self) -> str:
         """The artifact's name within its video, such as `tubes(2)`."""
-        return recipes.label(self.stage, self.iteration)
+        return chain.label(self.stage, self.iteration)
 
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{self.video} {self.label}"
 
     def requires(self) -> dict[str, luigi.Task]:
-        spec = recipes.planned(cache_root(), self.recipe, self.video)[self.label]
-        return stage_tasks(self.recipe, self.video, spec.reads)
+        spec = chain.planned(cache_root(), self.run_digest, self.video)[self.label]
+        return stage_tasks(self.run_digest, self.video, spec.reads)
 
     def output(self) -> Target:
-        dataset = recipes.read(cache_root(), self.recipe).dataset
+        dataset = read(cache_root(), self.run_digest).dataset
         return Target(Store(cache_root()).path(self.stage, dataset, self.video, self.key))
 
     def make(self, progress: Progress) -> None:
-        from pipeline.jobs import Job
+        from pipeline.run.job import Job
 
-        with Job(cache_root(), self.recipe, self.video, progress, self.label) as job:
+        with Job(cache_root(), self.run_digest, self.video, progress, self.label) as job:
             if job.converged(self.iteration - (self.stage == "matches")):
                 job.copy(self.stage, self.iteration - 1)
             else:
@@ -115,8 +72,8 @@ class Frames(Stage):
     stage = "frames"
 
     def compute(self, job: Job) -> None:
-        found = job.manifest()
-        masks = job.source.first_masks
+        found = job.files.manifest()
+        masks = job.files.source.first_masks
         with job.write() as out:
             out.put("names", list(found.names))
             out.put("size", list(found.size))
@@ -124,7 +81,7 @@ class Frames(Stage):
             # Of a video file there is one digest for all frames.
             out.put("digests", list(found.digests) * (len(found.names) // len(found.digests)))
             out.put("first_mask_frames", sorted(masks))
-            out.put("first_mask_digests", [job.digest(masks[j]) for j in sorted(masks)])
+            out.put("first_mask_digests", [job.files.digest(masks[j]) for j in sorted(masks)])
             out.put("annotations_digest", job.made.annotations or "")
 
 
@@ -136,7 +93,7 @@ class Features(Stage):
     def compute(self, job: Job) -> None:
         from stages.features import features
 
-        frames = job.working_frames()
+        frames = job.files.working_frames()
         with job.write() as out:
             for f, f4 in job.progress.follow(features(frames, job.networks), len(frames)):
                 out.append("coarse", f)
@@ -154,7 +111,7 @@ class Flow(Stage):
 
         from stages.flow import flow
 
-        frames, settings = job.working_frames(), job.recipe.settings.flow
+        frames, settings = job.files.working_frames(), job.recipe.settings.flow
         with job.write() as out:
             if len(frames) == 1:
                 for name in ("to_previous", "to_next"):
@@ -173,7 +130,7 @@ class Proposals(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import offsets
+        from pipeline.run.artifacts import offsets
         from stages.proposals import proposals
 
         features, settings = job.features(), job.recipe.settings.proposals
@@ -212,7 +169,7 @@ class Search(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import offsets
+        from pipeline.run.artifacts import offsets
         from stages.search import search
 
         features, settings = job.features(), job.recipe.settings.search
@@ -233,7 +190,7 @@ class Evidence(Stage):
     def compute(self, job: Job) -> None:
         import numpy as np
 
-        from pipeline.readers import offsets
+        from pipeline.run.artifacts import offsets
         from stages.boxmask import all_ids
         from stages.evidence import evidence
 
@@ -260,7 +217,7 @@ class Matches(Stage):
     stage = "matches"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_matches
+        from pipeline.run.artifacts import put_matches
         from stages.matches import matches
 
         settings, networks = job.recipe.settings, job.networks
@@ -288,7 +245,7 @@ class Tracklets(Stage):
     stage = "tracklets"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_tracklets
+        from pipeline.run.artifacts import put_tracklets
         from stages.tracklets import tracklets
 
         settings, networks = job.recipe.settings, job.networks
@@ -316,7 +273,7 @@ class Tubes(Stage):
     stage = "tubes"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import get_drawn, put_linking
+        from pipeline.run.artifacts import get_drawn, put_linking
         from stages.tubes import link, offers, render
 
         tracklets, working = job.tracklets(self.iteration), job.working_size()
@@ -324,7 +281,7 @@ class Tubes(Stage):
         linking = link(tracklets, frames, working, settings)
         before = get_drawn(job.tubes(self.iteration - 1)) if self.iteration > 1 else None
         drawn = render(
-            linking, tracklets, job.first_masks(), job.frames(), working, settings, before
+            linking, tracklets, job.first_masks(), job.files.frames(), working, settings, before
         )
         with job.write() as out:
             for mask, confidence in job.progress.follow(drawn, frames):
@@ -339,11 +296,11 @@ class Msk(Stage):
     stage = "msk"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import no_linking, put_linking
+        from pipeline.run.artifacts import no_linking, put_linking
         from stages.boxmask import all_ids
         from stages.msk import msk
 
-        frames, first_masks = job.working_frames(), job.first_masks()
+        frames, first_masks = job.files.working_frames(), job.first_masks()
         objects = all_ids(first_masks.values())
         drawn = msk(frames, job.flow(), first_masks, job.networks)
         with job.write() as out:
@@ -359,18 +316,19 @@ class Scores(Stage):
     stage = "scores"
 
     def compute(self, job: Job) -> None:
-        from pipeline.readers import put_scores, rows
-        from pipeline.scoring import objects_of, rule_of
+        from pipeline.datasets import rule_of
+        from pipeline.datasets.rules import objects_of
+        from pipeline.run.artifacts import put_scores, rows
         from stages.scores import mask_digest, score_video, starting_points
 
         tubes = job.tubes(self.iteration)
         frames, height, width = tubes["masks"].shape
         size = height, width
-        annotations = job.annotations(size)
+        annotations = job.files.annotations(size)
         digest = mask_digest(rows(tubes, "masks"))
         scores = job.same_scores(digest)
         if scores is None:
-            given = job.first_masks(size).values()
+            given = job.files.first_masks(size).values()
             objects = objects_of(given, rule_of(job.recipe.dataset))
             masks = job.progress.follow(rows(tubes, "masks"), frames)
             scores = score_video(masks, annotations, objects)
@@ -398,77 +356,15 @@ STAGES: dict[str, type[Stage]] = {
 }
 
 
-def stage_tasks(recipe: str, video: str, labels: tuple[str, ...]) -> dict[str, luigi.Task]:
+def stage_tasks(run_digest: str, video: str, labels: tuple[str, ...]) -> dict[str, luigi.Task]:
     """The tasks that make some of a video's artifacts, by label."""
-    plan = recipes.planned(cache_root(), recipe, video)
+    plan = chain.planned(cache_root(), run_digest, video)
     return {
         name: STAGES[plan[name].stage](
             video=video,
             key=plan[name].key[:16],
-            recipe=recipe,
+            run_digest=run_digest,
             iteration=plan[name].iteration,
         )
         for name in labels
     }
-
-
-class Export(Step):
-    """The files of one video below the output folder."""
-
-    video = luigi.Parameter(description="name of the video")
-    recipe = luigi.Parameter(description="digest of the run's recipe")
-    folder = luigi.Parameter(description="the output folder")
-
-    @property
-    def title(self) -> str:  # type: ignore[override]
-        return f"{self.video} export"
-
-    def requires(self) -> dict[str, luigi.Task]:
-        plan = recipes.planned(cache_root(), self.recipe, self.video)
-        return stage_tasks(self.recipe, self.video, (recipes.final(plan),))
-
-    def complete(self) -> bool:
-        from pipeline.export import exported
-
-        plan = recipes.planned(cache_root(), self.recipe, self.video)
-        return exported(Path(self.folder), self.video, recipes.shown(plan))
-
-    def make(self, progress: Progress) -> None:
-        from pipeline.export import export_video
-        from pipeline.jobs import Job
-        from pipeline.results import video_result
-
-        with Job(cache_root(), self.recipe, self.video, progress) as job:
-            result = replace(video_result(job), keys=recipes.shown(job.specs))
-            export_video(result, Path(self.folder))
-
-
-class Report(Step):
-    """Tables, run.json and report.html of a run; the last of its tasks."""
-
-    recipe = luigi.Parameter(description="digest of the run's recipe")
-    folder = luigi.Parameter(description="the output folder")
-
-    title = "report"
-
-    def requires(self) -> dict[str, luigi.Task]:
-        needed: dict[str, luigi.Task] = {}
-        for video in recipes.read(cache_root(), self.recipe).videos:
-            needed[video] = Export(video=video, recipe=self.recipe, folder=self.folder)
-            plan = recipes.planned(cache_root(), self.recipe, video)
-            tasks = stage_tasks(self.recipe, video, recipes.reported(plan))
-            needed |= {f"{video} {name}": task for name, task in tasks.items()}
-        return needed
-
-    def complete(self) -> bool:
-        from pipeline.results import reported
-
-        recipe = recipes.read(cache_root(), self.recipe)
-        exports = (Export(video=v, recipe=self.recipe, folder=self.folder) for v in recipe.videos)
-        return reported(recipe, Path(self.folder)) and all(task.complete() for task in exports)
-
-    def make(self, progress: Progress) -> None:
-        from pipeline.results import write_report
-
-        write_report(cache_root(), self.recipe, Path(self.folder), progress)
-        progress.tell(f"{Path(self.folder) / 'report.html'}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.datasets.palette import davis_palette
 from pipeline.errors import UserError
 from stages.types import Image, IndexMask
 
@@ -66,19 +67,6 @@ def overlay(image: Image, mask: IndexMask) -> Image:
 def _colours() -> npt.NDArray[np.uint8]:
     """(256, 3) RGB of every ID."""
     return np.array([[0] * 3] + [list(bytes.fromhex(colour(i)[1:])) for i in range(1, 256)], "u1")
-
-
-def davis_palette() -> bytes:
-    """The palette of the DAVIS and PASCAL VOC masks: 256 RGB triples.
-
-    Bit b of a channel of colour i is bit 3 (7 - b) + channel of i.
-    """
-    triples = np.zeros((256, 3), np.uint8)
-    for i in range(256):
-        for bit in range(8):
-            for channel in range(3):
-                triples[i, channel] |= (i >> (3 * (7 - bit) + channel) & 1) << bit
-    return triples.tobytes()
 
 
 def read_palette(mask: MaskSource, objects: Sequence[int]) -> bytes:

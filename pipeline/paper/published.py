@@ -9,13 +9,6 @@ from dataclasses import dataclass
 
 PER_DATASET, PER_VIDEO = "per-dataset", "per-video"
 """kinds of online training (section 4, Training modalities)"""
-LABELS = {
-    "msk": "MSK",
-    "remp-no-attention": "Re-MP, no attention",
-    "remp": "Re-MP",
-    "dyenet": "DyeNet",
-}
-"""variants in the order in which the paper builds the method up (Table 3)"""
 TUNED = "-online"
 """ends the name of a run with --online-weights"""
 

@@ -1,8 +1,6 @@
-"""Recipes and keys: what a run was asked for, and the name of every artifact it makes.
+"""The chain of artifacts that a video needs, and the key of each.
 
-A recipe is written to `<cache root>/recipes/<digest>.json` before anything is scheduled,
-so that a worker on another machine can rebuild any task from a short digest. The key of
-an artifact is a digest of all that its bytes depend on and of nothing else: device,
+The key of an artifact is a digest of all that its bytes depend on and of nothing else: device,
 batch and wave size, worker count and paths stay outside.
 """
 
@@ -10,9 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -20,86 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import cache.keys
-from pipeline.errors import UserError
-from pipeline.settings import RunSettings
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "dyenet": ("trunk", "rpn", "mask", "reid", "remp"),
-    "remp": ("trunk", "remp"),
-    "remp-no-attention": ("trunk", "remp_plain"),
-    "msk": ("msk",),
-}
-"""modules of the weights file that each variant runs"""
-
-
-@dataclass(frozen=True)
-class VideoRecipe:
-    """What one video is made from."""
-
-    images: str
-    """digest of the names and bytes of the frames"""
-    first_masks: str
-    annotations: str | None
-    weights: str
-    """path; enters no key"""
-    modules: Mapping[str, str]
-    """digest of each module in the weights file"""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a run was asked for."""
-
-    dataset: str
-    root: str | None
-    split: str
-    masks: str | None
-    """file or folder of the first masks where the layout does not fix it"""
-    device: str
-    settings: RunSettings
-    videos: Mapping[str, VideoRecipe]
-
-    @cached_property
-    def digest(self) -> str:
-        """Short digest by which tasks name their recipe."""
-        return cache.keys.short(cache.keys.key(self.to_dict()))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    def write(self, cache_root: Path) -> None:
-        """Put the recipe where every worker finds it; whole or not at all."""
-        path = _path(cache_root, self.digest)
-        if path.exists():
-            return
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            with os.fdopen(handle, "w") as file:
-                json.dump(self.to_dict(), file, indent=1, sort_keys=True)
-            Path(temporary).replace(path)
-        except OSError as error:
-            raise UserError(
-                f"cache root {cache_root}: cannot write to it ({error.strerror}); give another "
-                "folder in DYENET_CACHE or as [cache] root in luigi.cfg"
-            ) from error
-
-
-@lru_cache(maxsize=32)
-def read(cache_root: Path, recipe: str) -> Recipe:
-    """A recipe by its short digest; UserError if the cache root holds none."""
-    try:
-        stored = json.loads(_path(cache_root, recipe).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"cache root {cache_root}: holds no recipe {recipe} ({error})") from error
-    stored["settings"] = RunSettings.from_dict(stored["settings"])
-    stored["videos"] = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
-    return Recipe(**stored)
-
-
-def _path(cache_root: Path, recipe: str) -> Path:
-    return cache_root / "recipes" / f"{recipe}.json"
+from pipeline.plan.recipe import Recipe, read
+from pipeline.plan.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -122,9 +39,9 @@ class Spec:
 
 
 @lru_cache(maxsize=4096)
-def planned(cache_root: Path, recipe: str, video: str) -> Mapping[str, Spec]:
-    """plan() by the recipe's short digest."""
-    return plan(read(cache_root, recipe), video)
+def planned(cache_root: Path, run_digest: str, video: str) -> Mapping[str, Spec]:
+    """artifacts_of() by the recipe's short digest."""
+    return artifacts_of(read(cache_root, run_digest), video)
 
 
 def final(plan: Mapping[str, Spec]) -> str:
@@ -132,13 +49,13 @@ def final(plan: Mapping[str, Spec]) -> str:
     return [name for name, spec in plan.items() if spec.stage in ("tubes", "msk")][-1]
 
 
-def shown(plan: Mapping[str, Spec]) -> dict[str, str]:
+def export_keys(plan: Mapping[str, Spec]) -> dict[str, str]:
     """Key, by label, of all that a video's exported files are made from."""
     name = final(plan)
     return {name: plan[name].key}
 
 
-def reported(plan: Mapping[str, Spec]) -> tuple[str, ...]:
+def report_labels(plan: Mapping[str, Spec]) -> tuple[str, ...]:
     """Labels of what a report reads of a video."""
     tracklets = [name for name, spec in plan.items() if spec.stage == "tracklets"]
     every = [name for name, spec in plan.items() if spec.stage in ("matches", "scores")]
@@ -151,14 +68,14 @@ def label(stage: str, iteration: int = 0) -> str:
 
 
 def keys(recipe: Recipe, video: str) -> dict[str, str]:
-    """Key of every artifact of a video by label (docs/design.md, Keys)."""
-    return {name: spec.key for name, spec in plan(recipe, video).items()}
+    """Key of every artifact of a video by label (docs/design.md, What flows)."""
+    return {name: spec.key for name, spec in artifacts_of(recipe, video).items()}
 
 
-def plan(recipe: Recipe, video: str) -> dict[str, Spec]:
+def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:
     """Every artifact of a video by label, in the order in which they are made.
 
-    This is section 2 of docs/design.md: what each stage reads and what enters its key.
+    The table of docs/design.md (What flows) says the same in words.
     """
     settings = recipe.settings
     chain = Chain(recipe, video)
@@ -170,7 +87,7 @@ def plan(recipe: Recipe, video: str) -> dict[str, Spec]:
         numerics=flow_numerics(settings.flow.method),
         also=["frames"],
     )
-    if settings.run.variant == "msk":
+    if settings.variant.baseline:
         chain.add(
             "msk",
             inputs=["flow"],
@@ -186,8 +103,7 @@ def plan(recipe: Recipe, video: str) -> dict[str, Spec]:
 
 def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
     """Re-ID and Re-MP in turn; without retrieval, Re-MP from the given masks alone."""
-    retrieval = settings.run.variant == "dyenet"
-    remp = "remp_plain" if settings.plain else "remp"
+    retrieval, remp = settings.variant.retrieval, settings.variant.remp
     chain.add(
         "features",
         settings=asdict(settings.frames),
@@ -305,7 +221,7 @@ class Chain:
 @functools.cache
 def version(stage: str) -> int:
     """VERSION of a stage's module, read without running it (it would import torch)."""
-    source = Path(__file__).parents[1] / "stages" / f"{stage}.py"
+    source = Path(__file__).parents[2] / "stages" / f"{stage}.py"
     for node in ast.parse(source.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "VERSION":
             return int(ast.literal_eval(node.value))

@@ -17,24 +17,21 @@ from typing import TYPE_CHECKING
 import models
 from cache import keys
 from cache.digests import FileDigests
-from cache.files import replace as replace_file
-from cache.files import reporting
+from cache.files import reporting, write_file
 from pipeline.errors import UserError
-from pipeline.recipe import NEEDS, Recipe, VideoRecipe, read
-from pipeline.settings import RunSettings
+from pipeline.plan.machine import DEVICES, with_precision
+from pipeline.plan.recipe import Recipe, VideoRecipe, read
+from pipeline.plan.settings import RunSettings
+from pipeline.plan.variants import VARIANTS
 
 if TYPE_CHECKING:
     from pipeline.datasets import Video
     from stages.frames import MaskSource
 
-DEVICES = ("auto", "cpu", "cuda")
-NVIDIA = Path("/proc/driver/nvidia/version")
-CPU = Path("/proc/cpuinfo")
-
 
 @dataclass(frozen=True)
 class Options:
-    """What a person asked for (docs/design.md, What a person types)."""
+    """What a person asked for (the options of commands/options.py)."""
 
     dataset: str = "demo"
     root: str | None = None
@@ -76,9 +73,9 @@ def open_videos(options: Options) -> Sequence[Video]:
 
 
 @lru_cache(maxsize=64)
-def open_video(root: Path, recipe: str, video: str) -> Video:
+def open_video(root: Path, run_digest: str, video: str) -> Video:
     """Where the files of a recipe's video are."""
-    made = read(root, recipe)
+    made = read(root, run_digest)
     options = Options(made.dataset, made.root, made.split, made.masks, (video,))
     return open_videos(options)[0]
 
@@ -91,7 +88,7 @@ def person_error(error: ValueError) -> Exception:
     return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
 
 
-def plan(options: Options, root: Path) -> Recipe:
+def plan_run(options: Options, root: Path) -> Recipe:
     """The recipe of a run. UserError for whatever is wrong with what was asked for."""
     if options.device not in DEVICES:
         raise UserError(f"--device {options.device}: must be one of {', '.join(DEVICES)}")
@@ -108,21 +105,6 @@ def plan(options: Options, root: Path) -> Recipe:
         options.settings,
         made,
     )
-
-
-def with_precision(settings: RunSettings, device: str) -> RunSettings:
-    """Settings with the precision that `auto` stands for on this machine.
-
-    bf16 on a GPU and on a CPU with instructions for it; elsewhere it is emulated and
-    slower than fp32. The machine that plans a run decides for all that share in it.
-    """
-    if settings.run.precision != "auto":
-        return settings
-    gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
-    flags = CPU.read_text() if CPU.exists() and not gpu else ""
-    fast = gpu or "avx512_bf16" in flags or "amx_bf16" in flags
-    chosen = replace(settings.run, precision="bf16" if fast else "fp32")
-    return replace(settings, run=chosen)
 
 
 def _video(video: Video, options: Options, digests: FileDigests, root: Path) -> VideoRecipe:
@@ -199,7 +181,7 @@ def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str,
         raise UserError(str(error)) from error
     with reporting(memo):
         memo.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(memo, json.dumps(found).encode())
+        write_file(memo, json.dumps(found).encode())
     return found
 
 
@@ -208,7 +190,7 @@ class LacksModules(UserError):
 
 
 def _check_modules(path: Path, modules: Mapping[str, str], variant: str) -> None:
-    missing = [name for name in NEEDS[variant] if name not in modules]
+    missing = [name for name in VARIANTS[variant].modules if name not in modules]
     if missing:
         raise LacksModules(
             f"weights {path}: holds no {', '.join(missing)}, which variant {variant} needs "

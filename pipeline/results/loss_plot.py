@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.overlays import colour
-from pipeline.scoring import write_text
+from pipeline.results.files import write_text
+from pipeline.results.overlays import colour
 from training.log import read_log
 
 SIZE = (720, 320)

@@ -11,54 +11,39 @@ at once. A file remembers what it was drawn from and is drawn anew when that cha
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import luigi
 import numpy as np
-import numpy.typing as npt
 
 from cache import keys
-from cache.files import replace
-from pipeline import engine
-from pipeline import recipe as recipes
+from pipeline.commands import engine
+from pipeline.commands.options import VariantOptions
 from pipeline.errors import UserError
-from pipeline.overlays import picture
-from pipeline.progress import Progress
-from pipeline.published import LABELS
-from pipeline.runs import cache_root
-from pipeline.tasks import Step, stage_tasks
-from pipeline.variants import VariantOptions
-from stages.boxmask import paste
-from stages.types import Box, Image, IndexMask, Tracklet
+from pipeline.paper.figures import CELL, KEY, ROI, crop, grid, heat, in_frame, save, spread
+from pipeline.plan import chain
+from pipeline.plan.inputs import cache_root
+from pipeline.plan.variants import BUILT_UP, PROPAGATION, VARIANTS
+from pipeline.results.overlays import picture
+from pipeline.run.progress import Progress
+from pipeline.run.stages import stage_tasks
+from pipeline.run.step import Step
+from stages.types import Image, Tracklet
 
 if TYPE_CHECKING:
-    from pipeline.jobs import Job
+    from pipeline.run.job import Job
 
 VERSION = 1
 """of the pictures; a new number draws them anew"""
-KEY = "dyenet"
-"""text chunk of a PNG that holds what it was drawn from"""
-CELL = 320
-"""px: width of a picture in a comparison"""
-ROI = 160
-"""px: the longer side of a RoI in the attention's figure"""
-GAP, HEAD, FONT = 6, 26, 15
-"""px: between pictures, the line of headings, letters"""
-PAGE = (255, 255, 255)
-INK = (30, 30, 30)
-HEAT = 0.7
-"""share of the heat map over the grey picture"""
 
 
 class Drawing(Step):
-    """One PNG of one video; `recipes_of` are the variants' recipes."""
+    """One PNG of one video; `run_digests` are those of the variants' recipes."""
 
     video = luigi.Parameter(description="name of the video")
-    recipes_of = luigi.DictParameter(description="digest of the recipe by variant")
+    run_digests = luigi.DictParameter(description="digest of the recipe by variant")
     folder = luigi.Parameter(description="folder of the PNG")
     columns = luigi.IntParameter(description="frames drawn")
 
@@ -80,7 +65,7 @@ class Drawing(Step):
     def requires(self) -> dict[str, luigi.Task]:
         return {
             f"{variant} {name}": task
-            for variant, digest in self.recipes_of.items()
+            for variant, digest in self.run_digests.items()
             for name, task in stage_tasks(digest, self.video, self.labels(variant)).items()
         }
 
@@ -96,8 +81,8 @@ class Drawing(Step):
     def made_from(self) -> str:
         """Digest of all that the picture depends on."""
         plans = {
-            variant: recipes.planned(cache_root(), digest, self.video)
-            for variant, digest in self.recipes_of.items()
+            variant: chain.planned(cache_root(), digest, self.video)
+            for variant, digest in self.run_digests.items()
         }
         read = {
             variant: {name: plan[name].key for name in self.labels(variant)}
@@ -110,14 +95,14 @@ class Drawing(Step):
         return {"kind": self.kind, "columns": self.columns}
 
     def make(self, progress: Progress) -> None:
-        from pipeline.jobs import Job
+        from pipeline.run.job import Job
 
         with ExitStack() as stack:
             jobs = {
                 variant: stack.enter_context(
                     Job(cache_root(), digest, self.video, progress, self.labels(variant)[0])
                 )
-                for variant, digest in self.recipes_of.items()
+                for variant, digest in self.run_digests.items()
             }
             image = self.draw(jobs)
         save(self.path, image, self.made_from())
@@ -134,17 +119,17 @@ class Comparison(Drawing):
     kind = "comparison"
 
     def labels(self, variant: str) -> tuple[str, ...]:
-        plan = recipes.planned(cache_root(), self.recipes_of[variant], self.video)
-        return (recipes.final(plan),)
+        plan = chain.planned(cache_root(), self.run_digests[variant], self.video)
+        return (chain.final(plan),)
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         job = next(iter(jobs.values()))
-        frames = job.frames()
+        frames = job.files.frames()
         chosen = spread(0, len(frames) - 1, self.columns)
         images = {j: frames[j] for j in chosen}
         rows: list[list[Image]] = []
         names: list[str] = []
-        truth = job.annotations(frames.size)
+        truth = job.files.annotations(frames.size)
         drawn = [truth(j) for j in chosen]
         if any(mask is not None for mask in drawn):
             names.append("Annotation")
@@ -156,7 +141,7 @@ class Comparison(Drawing):
             )
         for variant, other in jobs.items():
             masks = other.open(self.labels(variant)[0])["masks"]
-            names.append(LABELS[variant])
+            names.append(VARIANTS[variant].label)
             rows.append([picture(images[j], masks[j], CELL) for j in chosen])
         return grid(rows, names, [f"frame {frames.names[j]}" for j in chosen])
 
@@ -176,13 +161,14 @@ class Attention(Drawing):
         return {**super().about(), "object": self.object}
 
     def labels(self, variant: str) -> tuple[str, ...]:
-        more = ("frames", "features", "flow") if variant == "remp" else ("frames",)
-        return ("tracklets(1)", *more)
+        more = ("features", "flow") if VARIANTS[variant].attention else ()
+        return ("tracklets(1)", "frames", *more)
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         from stages.attention import attention
 
-        job = jobs["remp"]
+        attending = next(variant for variant in jobs if VARIANTS[variant].attention)
+        job = jobs[attending]
         start = self._tracklet(job).start
         settings = job.recipe.settings.tracklets
         given = [t.start for t in job.tracklets(1) if t.start.given]
@@ -193,10 +179,11 @@ class Attention(Drawing):
                 f"video {self.video}, object {self.object}: its propagation ends where it starts, "
                 "so there is no attention to draw; choose another --object"
             )
-        drawn = {"Re-MP": tracklet}
-        if "remp-no-attention" in jobs:
-            drawn = {"Re-MP, no attention": self._tracklet(jobs["remp-no-attention"]), **drawn}
-        frames = job.working_frames()
+        drawn = {
+            VARIANTS[variant].label: tracklet if variant == attending else self._tracklet(other)
+            for variant, other in jobs.items()
+        }
+        frames = job.files.working_frames()
         chosen = spread(start.frame + 1, start.frame + len(maps), self.columns)
         rows: dict[str, list[Image]] = {name: [] for name in ("RoI", "Attention", *drawn)}
         heads = []
@@ -238,7 +225,7 @@ class FigureOptions(VariantOptions):
         self.shown = list(next(iter(planned.recipes.values())).videos)
         folder = Path(self.output or f"runs/{self.dataset}-{self.split}-figures").absolute()
         digests = {name: recipe.digest for name, recipe in planned.recipes.items()}
-        return {"recipes_of": digests, "folder": str(folder), "columns": self.columns}
+        return {"run_digests": digests, "folder": str(folder), "columns": self.columns}
 
 
 class DrawComparison(FigureOptions, luigi.WrapperTask):
@@ -247,7 +234,7 @@ class DrawComparison(FigureOptions, luigi.WrapperTask):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with engine.command():
-            self.drawn = self.plan_figure(*LABELS)
+            self.drawn = self.plan_figure(*BUILT_UP)
 
     def requires(self) -> list[luigi.Task]:
         return [Comparison(video=video, **self.drawn) for video in self.shown]
@@ -261,96 +248,11 @@ class DrawAttention(FigureOptions, luigi.WrapperTask):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with engine.command():
-            self.drawn = self.plan_figure("remp-no-attention", "remp")
-            if "remp" not in self.drawn["recipes_of"]:
+            self.drawn = self.plan_figure(*PROPAGATION)
+            if not any(VARIANTS[name].attention for name in self.drawn["run_digests"]):
                 raise UserError(
                     f"--weights {self.weights}: holds no remp, whose attention is drawn"
                 )
 
     def requires(self) -> list[luigi.Task]:
         return [Attention(video=v, object=self.object, **self.drawn) for v in self.shown]
-
-
-# --- drawing -----------------------------------------------------------------------
-
-
-def spread(first: int, last: int, count: int) -> list[int]:
-    """At most `count` frames at equal interval, the first and the last among them."""
-    return sorted({round(n) for n in np.linspace(first, last, count)})
-
-
-def in_frame(tracklet: Tracklet, j: int, size: tuple[int, int]) -> IndexMask:
-    """A tracklet's mask in frame j as an index mask (H, W); empty where it has ended."""
-    mask = np.zeros(size, np.uint8)
-    if tracklet.covers(j):
-        n = j - tracklet.first
-        y, x, p = paste(tracklet.boxes[n], tracklet.masks[n], size)
-        mask[y : y + p.shape[0], x : x + p.shape[1]][p > 0.5] = tracklet.start.object_id
-    return mask
-
-
-def crop(array: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
-    """A part of a frame (H, W, ...), zero outside the frame; box rounded to whole pixels."""
-    x0, y0, x1, y1 = np.rint(box).astype(int).tolist()
-    part = np.zeros((max(1, y1 - y0), max(1, x1 - x0), *array.shape[2:]), np.uint8)
-    top, left = max(y0, 0), max(x0, 0)
-    inside = array[top : max(y1, top), left : max(x1, left)]
-    part[top - y0 :, left - x0 :][: inside.shape[0], : inside.shape[1]] = inside
-    return part
-
-
-def heat(image: Image, a: npt.NDArray[np.float32]) -> Image:
-    """a (m, m) as colours, its least dark and its most yellow, over the image in grey."""
-    import cv2
-
-    scaled = np.rint(255 * (a - a.min()) / max(float(np.ptp(a)), 1e-6)).astype(np.uint8)
-    size = image.shape[1], image.shape[0]
-    large = cv2.resize(scaled, size, interpolation=cv2.INTER_LINEAR)
-    colours = cv2.applyColorMap(large, cv2.COLORMAP_INFERNO)[..., ::-1]
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    mixed = cv2.addWeighted(np.ascontiguousarray(colours), HEAT, grey, 1 - HEAT, 0)
-    return np.asarray(mixed, np.uint8)
-
-
-def grid(rows: Sequence[Sequence[Image]], names: Sequence[str], heads: Sequence[str]) -> Image:
-    """Pictures in rows and columns on a white page, with a name a row and a heading a column."""
-    from PIL import Image as Pillow
-    from PIL import ImageDraw, ImageFont
-
-    heights = [max(cell.shape[0] for cell in row) for row in rows]
-    font = ImageFont.load_default(FONT)
-    needed = [max(cell.shape[1] for cell in column) for column in zip(*rows, strict=True)]
-    widths = [max(w, int(font.getlength(h)) + GAP) for w, h in zip(needed, heads, strict=True)]
-    side = max(int(font.getlength(name)) for name in names) + 2 * GAP
-    size = side + sum(widths) + GAP * len(widths), HEAD + sum(heights) + GAP * len(heights)
-    page = Pillow.new("RGB", size, PAGE)
-    draw = ImageDraw.Draw(page)
-    x = side
-    for head, width in zip(heads, widths, strict=True):
-        draw.text((x, GAP), head, INK, font)
-        x += width + GAP
-    y = HEAD
-    for name, row, height in zip(names, rows, heights, strict=True):
-        draw.text((GAP, y + height // 2), name, INK, font, anchor="lm")
-        x = side
-        for cell, width in zip(row, widths, strict=True):
-            page.paste(Pillow.fromarray(cell), (x, y))
-            x += width + GAP
-        y += height + GAP
-    return np.asarray(page)
-
-
-def save(path: Path, image: Image, made_from: str) -> None:
-    """Write a PNG that remembers what it was drawn from, whole or not at all."""
-    from PIL import Image as Pillow
-    from PIL.PngImagePlugin import PngInfo
-
-    about = PngInfo()
-    about.add_text(KEY, made_from)
-    data = io.BytesIO()
-    Pillow.fromarray(image).save(data, "PNG", pnginfo=about)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, data.getvalue())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error

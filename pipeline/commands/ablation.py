@@ -1,80 +1,42 @@
-"""Several variants of the method over one dataset, and the paper's ablation of them.
+"""The paper's ablation: every variant of the method over one dataset.
 
 luigi --module pipeline Ablation --local-scheduler --dataset davis17 --root DAVIS --split val
 """
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import luigi
 
 from cache import keys
-from pipeline import engine
-from pipeline import recipe as recipes
-from pipeline.progress import Progress
-from pipeline.published import LABELS, PER_DATASET, PER_VIDEO, TUNED
-from pipeline.recipe import Recipe
-from pipeline.roots import DatasetOptions
-from pipeline.runs import LacksModules
-from pipeline.settings import single
-from pipeline.tasks import Report, Step
+from pipeline.commands import engine
+from pipeline.commands.dataset import Report
+from pipeline.commands.options import VariantOptions
+from pipeline.paper.published import PER_DATASET, PER_VIDEO, TUNED
+from pipeline.plan import chain
+from pipeline.plan.inputs import cache_root
+from pipeline.plan.variants import BUILT_UP
+from pipeline.run.progress import Progress
+from pipeline.run.step import Step
+from pipeline.run.video import VideoFiles
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.paper.tables import Asked
 
 TABLES = 1
 """version of what Ablation writes; a new number writes it anew"""
 
 
-@dataclass(frozen=True)
-class Planned:
-    """Runs by name."""
-
-    recipes: Mapping[str, Recipe]
-    left_out: Mapping[str, str]
-    """why a run that was wanted cannot be: its weights lack a module"""
-
-
-class VariantOptions(DatasetOptions):
-    """Options of a task that runs several variants."""
-
-    variant = None
-    msk_weights = luigi.OptionalParameter(
-        default=None, description="weights of MSK, which has a network of its own; as --weights"
-    )
-
-    def offline(self, *variants: str) -> dict[str, tuple[str, str]]:
-        """Variant and weights by the run's name, here the variant's."""
-        msk = self.msk_weights or self.weights
-        return {name: (name, msk if name == "msk" else self.weights) for name in variants}
-
-    def plan_runs(self, wanted: Mapping[str, tuple[str, str]]) -> Planned:
-        """Plan runs, each a variant with its weights; what lacks a module is left out.
-
-        UserError if none is left.
-        """
-        recipes: dict[str, Recipe] = {}
-        left_out: dict[str, str] = {}
-        for name, (variant, weights) in wanted.items():
-            # plan() reads the weights from its task.
-            task = copy.copy(self)
-            task.weights = weights
-            try:
-                recipes[name] = task.plan(single(self.assignments()) | {"run.variant": variant})
-            except LacksModules as error:
-                left_out[name] = str(error)
-        if not recipes:
-            raise LacksModules(next(iter(left_out.values())))
-        return Planned(recipes, left_out)
-
-
 class Ablation(VariantOptions, Step):
     """Run every variant that the weights allow; write Tables 1 to 5 and Fig. 6.
 
-    What is in OUT, and how to read it: pipeline/ablation.py.
+    What is in OUT, and how to read it: pipeline/paper/tables.py.
     """
 
     online_weights = luigi.OptionalParameter(
@@ -93,14 +55,14 @@ class Ablation(VariantOptions, Step):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        from pipeline.attributes import attributes, parse_sizes
+        from pipeline.paper.attributes import attributes, parse_sizes
 
         with engine.command():
             self.thresholds = parse_sizes(self.sizes)
             self.judged = attributes(Path(self.attributes)) if self.attributes else None
-            wanted = self.offline(*LABELS)
+            wanted = self.offline(*BUILT_UP)
             if self.online_weights:
-                wanted |= {name + TUNED: (name, self.online_weights) for name in LABELS}
+                wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
             self.planned = self.plan_runs(wanted)
             if engine.commanded() and self.complete():
                 print(f"nothing to do: {self.top} is up to date", flush=True)
@@ -112,7 +74,7 @@ class Ablation(VariantOptions, Step):
 
     def requires(self) -> dict[str, luigi.Task]:
         return {
-            name: Report(recipe=recipe.digest, folder=str(self.top / name))
+            name: Report(run_digest=recipe.digest, folder=str(self.top / name))
             for name, recipe in self.planned.recipes.items()
         }
 
@@ -125,9 +87,9 @@ class Ablation(VariantOptions, Step):
         return written and all(task.complete() for task in self.requires().values())
 
     def make(self, progress: Progress) -> None:
-        from pipeline.ablation import write_ablation
-        from pipeline.pages.ablation import Asked
-        from pipeline.scoring import write_text
+        from pipeline.pages.ablation import ablation_html
+        from pipeline.paper.tables import Asked, write_ablation
+        from pipeline.results.files import write_text
 
         for name, reason in self.planned.left_out.items():
             progress.tell(f"{name} is left out: {reason}")
@@ -141,7 +103,8 @@ class Ablation(VariantOptions, Step):
             sizes=self.thresholds,
             judged=self.judged,
         )
-        page = write_ablation(self.top, asked, progress)
+        found = instance_table(self.top, asked, progress)
+        page = ablation_html(self.top, asked, write_ablation(self.top, asked, found))
         write_text(self._marker, json.dumps(self._made_from(), sort_keys=True))
         progress.tell(str(page))
 
@@ -160,7 +123,7 @@ class Ablation(VariantOptions, Step):
         return {
             "version": TABLES,
             "runs": {
-                name: keys.key({video: recipes.keys(recipe, video) for video in recipe.videos})
+                name: keys.key({video: chain.keys(recipe, video) for video in recipe.videos})
                 for name, recipe in self.planned.recipes.items()
             },
             "left_out": dict(self.planned.left_out),
@@ -168,3 +131,45 @@ class Ablation(VariantOptions, Step):
             "sizes": list(self.thresholds),
             "attributes": None if self.judged is None else self.judged.to_csv(index=False),
         }
+
+
+def instance_table(out: Path, asked: Asked, progress: Progress) -> pd.DataFrame:
+    """INSTANCES of all videos; boxes from the masks of the best run, which lies below `out`."""
+    import pandas as pd
+
+    from pipeline.paper.tables import INSTANCES
+
+    name = ([name for name in asked.recipes if name.endswith(TUNED)] or [*asked.recipes])[-1]
+    recipe = asked.recipes[name]
+    rows: list[tuple[Any, ...]] = []
+    for video in progress.follow(recipe.videos, len(recipe.videos)):
+        files = VideoFiles(cache_root(), recipe.digest, video)
+        rows += _instances(files, out / name / "masks" / video, asked.sizes)
+    table = pd.DataFrame(rows, columns=list(INSTANCES)[:5])
+    judged = {} if asked.judged is None else asked.judged.to_dict("records")
+    known = {(row["video"], row["object"]): row for row in judged}
+    places = list(zip(table["video"], table["object"], strict=True))
+    for name, unknown in (("occlusion", ""), ("pose", pd.NA)):
+        table[name] = [known.get(place, {}).get(name, unknown) for place in places]
+    return table.astype(INSTANCES)
+
+
+def _instances(
+    files: VideoFiles, masks: Path, sizes: tuple[float, float]
+) -> Iterator[tuple[str, int, float, str, bool]]:
+    """The first five columns of INSTANCES of a video; masks: the folder of its prediction."""
+    from pipeline.paper.attributes import box_areas, scale_varies, size_class
+    from stages.boxmask import object_ids
+    from stages.frames import read_index_mask
+
+    size = files.frames().size
+    first: dict[int, float] = {}
+    for _, mask in sorted(files.first_masks(size).items()):
+        for i in object_ids(mask):
+            first.setdefault(i, float((mask == i).mean()))
+    predicted = (
+        read_index_mask(path, size, files.video, path.stem) for path in sorted(masks.glob("*.png"))
+    )
+    areas = box_areas(predicted, sorted(first))
+    for i, share in sorted(first.items()):
+        yield files.video, i, share, size_class(share, sizes), scale_varies(areas[i])

@@ -1,9 +1,9 @@
 """Tables 1 to 5 and Fig. 6 of the paper, from the runs of an Ablation.
 
-Ablation (pipeline/variants.py) runs the variants; here their scores are set beside the
+Ablation (pipeline/commands/ablation.py) runs the variants; here their scores are set beside the
 paper's. The functions that read need nothing but the output folder:
 
-    from pipeline.ablation import ablation
+    from pipeline.paper.tables import ablation
     ablation("runs/davis17-val-ablation").query("table == 1")
 
     OUT/<variant>/, OUT/<variant>-online/   each run, as RunDataset leaves it
@@ -16,21 +16,18 @@ paper's. The functions that read need nothing but the output folder:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pipeline import reports
-from pipeline.attributes import OCCLUSION, SIZES, box_areas, scale_varies, size_class
 from pipeline.errors import UserError
-from pipeline.jobs import Job
-from pipeline.pages.ablation import Asked, ablation_html
-from pipeline.progress import Progress
-from pipeline.published import (
+from pipeline.paper.attributes import OCCLUSION, SIZES
+from pipeline.paper.published import (
     GAIN_OVER,
-    LABELS,
     PER_DATASET,
     PER_VIDEO,
     PUBLISHED,
@@ -38,8 +35,9 @@ from pipeline.published import (
     TUNED,
     Published,
 )
-from pipeline.runs import cache_root
-from pipeline.scoring import write_csv
+from pipeline.plan.recipe import Recipe
+from pipeline.plan.variants import BUILT_UP, FULL
+from pipeline.results.files import write_csv
 
 ABLATION = {
     "table": "int64",
@@ -133,20 +131,50 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     return reports.read_table(path, columns)
 
 
-def write_ablation(out: Path, asked: Asked, progress: Progress) -> Path:
-    """Write OUT/tables and OUT/ablation.html from the runs below OUT; the page's path."""
+@dataclass(frozen=True)
+class Asked:
+    """What an Ablation was asked for."""
+
+    dataset: str
+    split: str
+    recipes: Mapping[str, Recipe]
+    """by name of the run"""
+    left_out: Mapping[str, str]
+    """why a run is not among them"""
+    online: str
+    """kind of online training of the runs named `<variant>-online`"""
+    sizes: tuple[float, float]
+    judged: pd.DataFrame | None
+    """attributes() of pipeline/paper/attributes.py"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the page of an Ablation shows."""
+
+    forms: Mapping[int, pd.DataFrame]
+    """Tables 1 to 5 as the paper prints them"""
+    instances: pd.DataFrame
+    """INSTANCES"""
+    figure: pd.DataFrame
+    """CATEGORIES"""
+    stages: Mapping[str, Path]
+    """the folder of each variant's run that Figs. 5 and 6 show"""
+
+
+def write_ablation(out: Path, asked: Asked, found: pd.DataFrame) -> Written:
+    """Write OUT/tables from the runs below OUT; found: INSTANCES of all videos."""
     runs = {name: out / name for name in asked.recipes}
     rows = compare(runs, asked.dataset, asked.split, asked.online)
     rho_reid = next(iter(asked.recipes.values())).settings.matches.rho_reid
     forms = {n: in_paper_form(rows, n) for n in (1, 3, 4, 5)}
-    forms[2] = retrieved(runs.get("dyenet"), rho_reid)
-    found = instance_table(out, asked, progress)
+    forms[2] = retrieved(runs.get(FULL), rho_reid)
     stages = staged(runs)
     figure = by_category(found, {name: reports.results(run) for name, run in stages.items()})
     tables = {"ablation": rows, "instances": found, "figure6": figure}
     for name, table in (tables | {f"table{n}": form for n, form in forms.items()}).items():
         write_csv(out / "tables" / f"{name}.csv", table)
-    return ablation_html(out, asked, forms=forms, found=found, figure=figure, stages=stages)
+    return Written(forms, found, figure, stages)
 
 
 # --- Tables ------------------------------------------------------------------------
@@ -272,47 +300,10 @@ def retrieved(run: Path | None, rho_reid: float) -> pd.DataFrame:
 # --- Fig. 6 ------------------------------------------------------------------------
 
 
-def instance_table(out: Path, asked: Asked, progress: Progress) -> pd.DataFrame:
-    """INSTANCES of all videos; boxes from the masks of the best run."""
-    name = ([name for name in asked.recipes if name.endswith(TUNED)] or [*asked.recipes])[-1]
-    recipe = asked.recipes[name]
-    rows: list[tuple[Any, ...]] = []
-    for video in progress.follow(recipe.videos, len(recipe.videos)):
-        with Job(cache_root(), recipe.digest, video, progress) as job:
-            rows += _instances(job, out / name / "masks" / video, asked.sizes)
-    table = pd.DataFrame(rows, columns=list(INSTANCES)[:5])
-    judged = {} if asked.judged is None else asked.judged.to_dict("records")
-    known = {(row["video"], row["object"]): row for row in judged}
-    places = list(zip(table["video"], table["object"], strict=True))
-    for name, unknown in (("occlusion", ""), ("pose", pd.NA)):
-        table[name] = [known.get(place, {}).get(name, unknown) for place in places]
-    return table.astype(INSTANCES)
-
-
-def _instances(
-    job: Job, masks: Path, sizes: tuple[float, float]
-) -> Iterator[tuple[str, int, float, str, bool]]:
-    """The first five columns of INSTANCES of a video; masks: the folder of its prediction."""
-    from stages.boxmask import object_ids
-    from stages.frames import read_index_mask
-
-    size = job.frames().size
-    first: dict[int, float] = {}
-    for _, mask in sorted(job.first_masks(size).items()):
-        for i in object_ids(mask):
-            first.setdefault(i, float((mask == i).mean()))
-    predicted = (
-        read_index_mask(path, size, job.video, path.stem) for path in sorted(masks.glob("*.png"))
-    )
-    areas = box_areas(predicted, sorted(first))
-    for i, share in sorted(first.items()):
-        yield job.video, i, share, size_class(share, sizes), scale_varies(areas[i])
-
-
 def staged(runs: Mapping[str, Path]) -> dict[str, Path]:
     """Runs by variant: those after online training if the whole method is among them."""
-    tuned = "dyenet" + TUNED in runs
-    found = {variant: runs.get(variant + (TUNED if tuned else "")) for variant in LABELS}
+    tuned = FULL + TUNED in runs
+    found = {variant: runs.get(variant + (TUNED if tuned else "")) for variant in BUILT_UP}
     return {variant: run for variant, run in found.items() if run is not None}
 
 

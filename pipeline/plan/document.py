@@ -1,10 +1,10 @@
-"""Prints docs/settings.md: `python -m pipeline.document > docs/settings.md`."""
+"""Prints docs/settings.md: `python -m pipeline.plan.document > docs/settings.md`."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
-from pipeline.settings import RunSettings, describe, sections
+from pipeline.plan.settings import RunSettings, describe, sections
 from training.settings import TrainSettings, compact, online
 
 
@@ -13,7 +13,7 @@ def render() -> str:
     lines = [
         "# Settings",
         "",
-        "Made by `python -m pipeline.document > docs/settings.md`.",
+        "Made by `python -m pipeline.plan.document > docs/settings.md`.",
         "",
         "Give a setting as `--set section.name=value` (repeat it, or join several with commas),",
         "or as `name=value` in that section of luigi.cfg. The command line overrides luigi.cfg,",

@@ -9,20 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import memo
-from cache.keys import Recipe
+from cache.keys import Content
 from cache.reader import Reader
 from cache.store import Store
 from cache.writer import Writer
 from stages.flow import decode
 from stages.scores import Scores, StartCounts
-from stages.types import (
-    Drawn,
-    Linking,
-    Matches,
-    Offers,
-    StartingPoint,
-    Tracklet,
-)
+from stages.types import Drawn, Linking, Matches, Offers, StartingPoint, Tracklet
 
 Float32 = npt.NDArray[np.float32]
 
@@ -230,11 +223,11 @@ def get_counts(reader: Reader) -> StartCounts:
     return StartCounts(*(int(reader[name][0]) for name in names))
 
 
-class TrackletMemo:
-    """stages.tracklets.TrackletMemo over the cache."""
+class StartMemo:
+    """Tracklets by their starting point: stages.tracklets.TrackletMemo over the cache."""
 
-    def __init__(self, store: Store, dataset: str, video: str, recipe: Recipe) -> None:
-        self._memo = memo.TrackletMemo(store, dataset, video, recipe)
+    def __init__(self, store: Store, dataset: str, video: str, content: Content) -> None:
+        self._memo = memo.TrackletMemo(store, dataset, video, content)
 
     @property
     def reached(self) -> set[str]:

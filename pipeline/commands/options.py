@@ -1,0 +1,150 @@
+"""Options that the tasks share, and the plan of a run made from them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import luigi
+
+from cache.prune import record_run
+from cache.store import Store
+from pipeline.plan import chain
+from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
+from pipeline.plan.recipe import Recipe
+from pipeline.plan.settings import OPTIONS, configured, gather, override, single
+from pipeline.plan.variants import FULL, VARIANTS
+
+
+class Assignments(tuple[str, ...]):
+    """What --set was given.
+
+    Luigi cannot hash it, so it never hands out an old instance of a task whose sources may
+    have changed since.
+    """
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class SetParameter(luigi.Parameter):
+    """--set name=value, repeated or joined with commas."""
+
+    def _parser_kwargs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super()._parser_kwargs(*args, **kwargs), "action": "append"}
+
+    def parse(self, x: str | Sequence[str]) -> Assignments:
+        return self.normalize(x)
+
+    def normalize(self, x: str | Sequence[str]) -> Assignments:
+        return Assignments([x] if isinstance(x, str) else x)
+
+    def serialize(self, x: Sequence[str]) -> str:
+        return ",".join(x)
+
+
+class DatasetOptions:
+    """Options that every task over a dataset takes."""
+
+    dataset = luigi.Parameter(
+        default="demo",
+        description="demo, davis16, davis17, segtrackv2, youtube-objects or folder",
+    )
+    root = luigi.OptionalParameter(default=None, description="folder of the dataset")
+    split = luigi.Parameter(default="val", description="split of the dataset")
+    videos = luigi.Parameter(default="", description="only these videos: a,b")
+    variant = luigi.OptionalParameter(
+        default=None, description=f"one of {', '.join(VARIANTS)}; default {FULL}"
+    )
+    weights = luigi.Parameter(
+        default="compact",
+        description="compact, a .safetensors file, or a folder of <video>.safetensors",
+    )
+    rho_reid = luigi.OptionalParameter(default=None, description="default 0.7")
+    max_iterations = luigi.OptionalParameter(default=None, description="default 4")
+    set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
+    precision = luigi.OptionalParameter(
+        default=None, description="auto, bf16 or fp32; default auto"
+    )
+    device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
+    masks = luigi.OptionalParameter(
+        default=None, description="with --dataset clip: the first mask, or a folder of masks"
+    )
+    output = luigi.OptionalParameter(
+        default=None, description="default runs/<dataset>-<split>-<variant>"
+    )
+
+    def assignments(self) -> dict[str, tuple[str, ...]]:
+        """Settings given to the task, each with its values."""
+        return gather(self.set, {name: getattr(self, name) for name in OPTIONS})
+
+    def plan(self, given: Mapping[str, str]) -> Recipe:
+        """Digest the sources and write the recipe of a run with the settings given."""
+        root = cache_root()
+        Store(root).check_writable()
+        options = Options(
+            dataset=self.dataset,
+            root=self.root,
+            split=self.split,
+            masks=self.masks,
+            videos=tuple(filter(None, self.videos.split(","))),
+            weights=self.weights,
+            device=self.device,
+            settings=override(configured(), given),
+        )
+        recipe = plan_run(options, root)
+        recipe.write(root)
+        reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
+        record_run(Store(root), recipe.digest, reached)
+        return recipe
+
+    def folder(self, recipe: Recipe) -> Path:
+        """The output folder."""
+        name = f"{recipe.dataset}-{recipe.split}-{recipe.settings.run.variant}"
+        return Path(self.output or f"runs/{name}").absolute()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Runs by name."""
+
+    recipes: Mapping[str, Recipe]
+    left_out: Mapping[str, str]
+    """why a run that was wanted cannot be: its weights lack a module"""
+
+
+class VariantOptions(DatasetOptions):
+    """Options of a task that runs several variants."""
+
+    variant = None
+    msk_weights = luigi.OptionalParameter(
+        default=None, description="weights of MSK, which has a network of its own; as --weights"
+    )
+
+    def offline(self, *variants: str) -> dict[str, tuple[str, str]]:
+        """Variant and weights by the run's name, here the variant's."""
+        baseline = self.msk_weights or self.weights
+        return {
+            name: (name, baseline if VARIANTS[name].baseline else self.weights) for name in variants
+        }
+
+    def plan_runs(self, wanted: Mapping[str, tuple[str, str]]) -> Planned:
+        """Plan runs, each a variant with its weights; what lacks a module is left out.
+
+        UserError if none is left.
+        """
+        recipes: dict[str, Recipe] = {}
+        left_out: dict[str, str] = {}
+        for name, (variant, weights) in wanted.items():
+            # plan() reads the weights from its task.
+            task = copy.copy(self)
+            task.weights = weights
+            try:
+                recipes[name] = task.plan(single(self.assignments()) | {"run.variant": variant})
+            except LacksModules as error:
+                left_out[name] = str(error)
+        if not recipes:
+            raise LacksModules(next(iter(left_out.values())))
+        return Planned(recipes, left_out)

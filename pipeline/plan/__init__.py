@@ -1,0 +1,1 @@
+"""What is to be made, and under which key; nothing is computed here."""

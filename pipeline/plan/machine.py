@@ -1,0 +1,40 @@
+"""What of this machine a run is planned for: its device, and the precision that suits it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.plan.settings import RunSettings
+
+DEVICES = ("auto", "cpu", "cuda")
+NVIDIA = Path("/proc/driver/nvidia/version")
+CPU = Path("/proc/cpuinfo")
+
+
+def with_precision(settings: RunSettings, device: str) -> RunSettings:
+    """Settings with the precision that `auto` stands for on this machine.
+
+    bf16 on a GPU and on a CPU with instructions for it; elsewhere it is emulated and
+    slower than fp32. The machine that plans a run decides for all that share in it.
+    """
+    if settings.run.precision != "auto":
+        return settings
+    gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
+    flags = CPU.read_text() if CPU.exists() and not gpu else ""
+    fast = gpu or "avx512_bf16" in flags or "amx_bf16" in flags
+    chosen = replace(settings.run, precision="bf16" if fast else "fp32")
+    return replace(settings, run=chosen)
+
+
+@lru_cache(maxsize=1)
+def device(asked: str) -> str:
+    """`auto` as cuda where there is one; UserError for cuda where there is none."""
+    import torch
+
+    found = torch.cuda.is_available()
+    if asked == "cuda" and not found:
+        raise UserError("--device cuda: this machine has no CUDA device; use --device cpu or auto")
+    return "cuda" if asked != "cpu" and found else "cpu"

@@ -1,0 +1,92 @@
+"""Recipes: what a run was asked for, with the digests of all that it is made from.
+
+A recipe is written to `<cache root>/recipes/<digest>.json` before anything is scheduled,
+so that a worker on another machine can rebuild any task from a short digest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import cache.keys
+from pipeline.errors import UserError
+from pipeline.plan.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class VideoRecipe:
+    """What one video is made from."""
+
+    images: str
+    """digest of the names and bytes of the frames"""
+    first_masks: str
+    annotations: str | None
+    weights: str
+    """path; enters no key"""
+    modules: Mapping[str, str]
+    """digest of each module in the weights file"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run was asked for."""
+
+    dataset: str
+    root: str | None
+    split: str
+    masks: str | None
+    """file or folder of the first masks where the layout does not fix it"""
+    device: str
+    settings: RunSettings
+    videos: Mapping[str, VideoRecipe]
+
+    @cached_property
+    def digest(self) -> str:
+        """Short digest by which tasks name their recipe."""
+        return cache.keys.short(cache.keys.key(self.to_dict()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def write(self, cache_root: Path) -> None:
+        """Put the recipe where every worker finds it; whole or not at all."""
+        path = _path(cache_root, self.digest)
+        if path.exists():
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            with os.fdopen(handle, "w") as file:
+                json.dump(self.to_dict(), file, indent=1, sort_keys=True)
+            Path(temporary).replace(path)
+        except OSError as error:
+            raise UserError(
+                f"cache root {cache_root}: cannot write to it ({error.strerror}); give another "
+                "folder in DYENET_CACHE or as [cache] root in luigi.cfg"
+            ) from error
+
+
+@lru_cache(maxsize=32)
+def read(cache_root: Path, run_digest: str) -> Recipe:
+    """A recipe by its short digest; UserError if the cache root holds none."""
+    try:
+        stored = json.loads(_path(cache_root, run_digest).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cache root {cache_root}: holds no recipe {run_digest} ({error})"
+        ) from error
+    stored["settings"] = RunSettings.from_dict(stored["settings"])
+    stored["videos"] = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
+    return Recipe(**stored)
+
+
+def _path(cache_root: Path, run_digest: str) -> Path:
+    return cache_root / "recipes" / f"{run_digest}.json"

@@ -1,0 +1,1 @@
+"""Writes the output folder, and scores it."""

@@ -1,0 +1,1 @@
+"""Makes one artifact: needs networks, artifacts or pixels."""

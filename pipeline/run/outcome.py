@@ -1,0 +1,75 @@
+"""From the artifacts of a video to what is exported and reported of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from cache.files import DamagedArtifact, MissingArtifact
+from pipeline.plan.chain import final, label
+from pipeline.results.export import Iteration, Start, Template, VideoResult, starts_of
+from pipeline.results.overlays import read_palette
+from pipeline.run import artifacts
+from pipeline.run.job import Job
+from stages.types import Matches
+
+
+def video_result(job: Job) -> VideoResult:
+    """What export needs of a video; its masks are read as they are used."""
+    tubes = job.open(final(job.specs))
+    objects = [int(i) for i in tubes["objects"][:]]
+    source, frames = job.files.source, job.files.frames()
+    return VideoResult(
+        name=job.video,
+        frame_names=frames.names,
+        frames=frames,
+        masks=artifacts.rows(tubes, "masks"),
+        objects=objects,
+        palette=read_palette(source.first_masks[min(source.first_masks)], objects),
+        keys={name: spec.key for name, spec in job.specs.items()},
+        given=frozenset(source.first_masks),
+    )
+
+
+def scored(job: Job) -> VideoResult:
+    """A video's result with its scores, starting points and times."""
+    names = [name for name, spec in job.specs.items() if spec.stage == "scores"]
+    last = [spec.iteration for spec in job.specs.values() if spec.stage == "tubes"]
+    matches = [job.matches(k) for k in last]
+    return replace(
+        video_result(job),
+        iterations=[_iteration(job, k) for k in range(1, len(names) + 1)],
+        starts=_starts(job, matches) if matches else (),
+        seconds=_seconds(job),
+        templates=_templates(matches),
+    )
+
+
+def _iteration(job: Job, k: int) -> Iteration:
+    scores = job.open(label("scores", k))
+    return Iteration(k, artifacts.get_scores(scores), artifacts.get_counts(scores))
+
+
+def _starts(job: Job, matches: Sequence[Matches]) -> list[Start]:
+    last = len(matches)
+    return starts_of(matches, job.tracklets(last), artifacts.get_linking(job.tubes(last)))
+
+
+def _templates(matches: Sequence[Matches]) -> list[Template]:
+    # An iteration after convergence repeats the one before it.
+    return [
+        Template(k, i, j)
+        for k, found in enumerate(matches, 1)
+        for j, i in found.templates
+        if not (k > 1 and matches[k - 2].converged)
+    ]
+
+
+def _seconds(job: Job) -> dict[str, float]:
+    """Wall time by artifact; of what has been pruned meanwhile there is none."""
+    spent: dict[str, float] = {}
+    for name in job.specs:
+        with suppress(MissingArtifact, DamagedArtifact):
+            spent[name] = job.open(name).wall_seconds
+    return spent
