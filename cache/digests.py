@@ -53,8 +53,7 @@ class FileDigests:
         for folder, new in self._new.items():
             path = self._path(folder)
             with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                files.replace(path, json.dumps({**_load(path), **new}).encode())
+                files.write_file(path, json.dumps({**_load(path), **new}).encode())
         self._new.clear()
 
     def __enter__(self) -> FileDigests:

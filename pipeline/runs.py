@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import models
 from cache import keys
 from cache.digests import FileDigests
-from cache.files import replace as replace_file
-from cache.files import reporting
+from cache.files import reporting, write_file
 from pipeline.errors import UserError
 from pipeline.recipe import NEEDS, Recipe, VideoRecipe, read
 from pipeline.settings import RunSettings
@@ -198,8 +197,7 @@ def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str,
     except BadWeights as error:
         raise UserError(str(error)) from error
     with reporting(memo):
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(memo, json.dumps(found).encode())
+        write_file(memo, json.dumps(found).encode())
     return found
 
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.weights import random_networks
 from pipeline import DrawAttention, DrawComparison, engine
 from pipeline.errors import UserError
 from pipeline.figures import crop, grid, spread
@@ -18,6 +17,7 @@ from stages.attention import attention
 from stages.settings import TrackletsSettings
 from stages.tracklets import propagate
 from tests.clip import FRAMES, make_clip, same
+from tests.networks import random_networks
 from tests.tiny_run import command, ran, write_dataset, write_weights
 
 

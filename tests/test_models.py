@@ -29,10 +29,10 @@ from models.weights import (
     build,
     load,
     module_digests,
-    random_networks,
     read_header,
     save,
 )
+from tests.networks import random_networks
 
 TINY = Architecture.tiny()
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.boxmask import cut, tight
 from stages.evidence import POINTS, SHORT, Shown, evidence
 from tests import reference
 from tests.clip import FRAMES, Boxes, Clip, Features, make_clip
+from tests.networks import random_networks
 
 SIDE = 16
 """px of a cell of what the memory shows"""

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.msk import msk
 from tests import reference
 from tests.clip import FRAMES, SIZE, Clip, make_clip
+from tests.networks import random_networks
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.boxmask import tight
 from stages.embeddings import embeddings
 from stages.features import features
@@ -22,6 +21,7 @@ from stages.settings import MatchesSettings, ProposalsSettings
 from stages.types import Matches, Offers, StartingPoint, Tracklet
 from tests import reference
 from tests.clip import FRAMES, SIZE, Boxes, Clip, Features, Proposals, make_clip
+from tests.networks import random_networks
 
 NOTHING = Offers(
     np.zeros(0, np.int32),

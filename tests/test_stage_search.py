@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.boxmask import tight
 from stages.search import APART, SCALES, STEPS, Template, search, windows
 from stages.settings import SearchSettings
 from tests import reference
 from tests.clip import FRAMES, SIZE, Clip, make_clip
+from tests.networks import random_networks
 
 SIDE = 8
 """px of a cell"""

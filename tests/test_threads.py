@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.features import features
 from stages.flow import flow
 from stages.msk import _step
 from stages.settings import FlowSettings
 from tests.clip import Clip, make_clip
+from tests.networks import random_networks
 
 THREADS = (1, 2, 8)
 Arrays = list[np.ndarray]
