@@ -51,7 +51,7 @@ def make_folder(folder: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name of its own beside `path`."""
+    """A name in the folder of `path` that no other writer has."""
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
 
 

@@ -140,7 +140,7 @@ def _reason(entry: Entry, marked: Collection[str]) -> str:
 
 
 def _drafts(store: Store, oldest: float) -> Iterator[Prunable]:
-    """Orphans beside the artifacts: of run records, digests and probes."""
+    """Orphans outside the stages' folders: of run records, digests and probes."""
     for pattern in (f"*{TEMPORARY}", f"*/*{TEMPORARY}", f"*/*/*{TEMPORARY}"):
         for path in store.root.glob(pattern):
             status = path.stat()

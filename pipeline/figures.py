@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import keys
-from cache.files import replace
+from cache.files import write_file
 from pipeline import engine
 from pipeline import recipe as recipes
 from pipeline.errors import UserError
@@ -351,6 +351,6 @@ def save(path: Path, image: Image, made_from: str) -> None:
     Pillow.fromarray(image).save(data, "PNG", pnginfo=about)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, data.getvalue())
+        write_file(path, data.getvalue())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from cache.files import replace
+from cache.files import write_file
 from pipeline import scoring
 from pipeline.errors import UserError
 from pipeline.export import ITERATIONS, STARTS, TEMPLATES
@@ -192,7 +192,7 @@ def rule_used(run: Mapping[str, Any]) -> Rule:
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace(path, table.to_parquet(index=False))
+        write_file(path, table.to_parquet(index=False))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 

@@ -48,7 +48,8 @@ def attention(
     """A starting point propagated as by stages.tracklets, and a_j of the frames after it.
 
     given: the given masks of all objects.
-    Returns its tracklet and a_j (m, m), of mean 1, of frame start.frame + 1 and so on to the
+    Returns its tracklet and a_j (m, m), of mean 1 (of sum 1 where the architecture does not scale
+    it), of frame start.frame + 1 and so on to the
     tracklet's last frame; a_j lies in the RoI box of its frame. ValueError if the weights
     hold no remp.
     """

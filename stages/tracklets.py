@@ -118,7 +118,7 @@ def _grow(
 
 @dataclass
 class Trail:
-    """A starting point under way: its state where it starts, and what it left behind."""
+    """A starting point that is propagated: its state where it starts, and its masks so far."""
 
     start: StartingPoint
     state: State | None = None

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 
 import torch
 
 from models.config import Architecture
 from models.networks import MODULES, Networks
 from models.weights import build
+
+
+def without(networks: Networks, name: str) -> Networks:
+    """Networks that lack a module."""
+    fewer = copy(networks)
+    fewer.modules = {key: module for key, module in networks.modules.items() if key != name}
+    return fewer
 
 
 def random_networks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.backbone import Trunk
 from models.config import Architecture
 from stages.boxmask import tight
 from stages.embeddings import embeddings
@@ -21,7 +21,7 @@ from stages.settings import MatchesSettings, ProposalsSettings
 from stages.types import Matches, Offers, StartingPoint, Tracklet
 from tests import reference
 from tests.clip import FRAMES, SIZE, Boxes, Clip, Features, Proposals, make_clip
-from tests.networks import random_networks
+from tests.networks import random_networks, without
 
 NOTHING = Offers(
     np.zeros(0, np.int32),
@@ -49,10 +49,9 @@ def test_features_do_not_depend_on_the_length_of_the_video(clip: Clip) -> None:
 
 
 def test_features_equal_the_network_on_one_frame(clip: Clip) -> None:
-    assert clip.networks.trunk is not None
     image = torch.from_numpy(clip.images[3]).permute(2, 0, 1)[None]
     with clip.networks.inference():
-        f, _ = clip.networks.trunk(image)
+        f, _ = clip.networks.need("trunk", Trunk)(image)
     np.testing.assert_allclose(f[0].numpy(), clip.features.coarse(3), rtol=2e-3, atol=2e-3)
 
 
@@ -200,9 +199,7 @@ def test_masks_are_computed_once(clip: Clip) -> None:
     first = run(clip, masks=memo)
     before = dict(memo.known)
     assert len(before) >= len(first.starts) - 2
-    without = copy(clip.networks)
-    without.mask = None
-    second = run(clip, masks=memo, networks=without)
+    second = run(clip, masks=memo, networks=without(clip.networks, "mask"))
     assert memo.known == before
     for a, b in zip(first.starts, second.starts, strict=True):
         assert a.mask.tobytes() == b.mask.tobytes() and a.box.tobytes() == b.box.tobytes()
@@ -226,9 +223,8 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
     # no vector is computed that was seen before
     memo = Boxes()
     run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo)
-    without = copy(clip.networks)
-    without.reid = None
-    again = run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo, networks=without)
+    bare = without(clip.networks, "reid")
+    again = run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo, networks=bare)
     assert [s.similarity for s in again.starts] == [s.similarity for s in found.starts]
     assert len(gallery[1]) == 4 and len(gallery[3]) == 1
     assert found.templates == ((1, 1), (3, 1), (6, 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,6 +17,7 @@ from stages.tracklets import propagate, tracklets
 from stages.types import StartingPoint, Tracklet
 from tests import reference
 from tests.clip import FRAMES, Clip, Features, Flow, Tracks, make_clip, same
+from tests.networks import without
 
 Calls = list[tuple[int, int]]
 
@@ -28,9 +28,7 @@ def clip() -> Clip:
 
 
 def powerless() -> Networks:
-    networks = copy(clip().networks)
-    networks.remp = None
-    return networks
+    return without(clip().networks, "remp")
 
 
 def run(

@@ -87,7 +87,7 @@ class FrozenTrunk:
         if self._trunk is None:
             device = frames.device.type
             made = Networks(self.architecture, {"trunk": self.source}, device, self.precision)
-            self._trunk = made.trunk
+            self._trunk = made.need("trunk", Trunk)
         assert self._trunk is not None
         with torch.no_grad():
             rows = [self._trunk(frame[None]) for frame in frames]
