@@ -84,7 +84,8 @@ class Job:
         """Names, size and digests of the frames; BadInput if they or the masks are unfit."""
         from stages.frames import manifest, mask_files
 
-        found = manifest(self.source.frames, self.video)
+        with FileDigests(self.store.root) as digests:
+            found = manifest(self.source.frames, self.video, digests.digest)
         last = max(self.source.first_masks)
         if last >= len(found.names):
             raise UserError(
@@ -198,9 +199,9 @@ class Job:
         """Masks after iteration k."""
         return self.open("msk" if "msk" in self.specs else label("tubes", k))
 
-    def offers(self, k: int) -> Offers | None:
+    def offers(self, k: int) -> Offers:
         """Boxes that the tubes of iteration k offer as templates."""
-        return readers.get_offers(self.open(label("tubes", k))) if k else None
+        return readers.get_offers(self.open(label("tubes", k)))
 
     def converged(self, k: int) -> bool:
         """Whether iteration k found nothing new: all that follows repeats what was before."""

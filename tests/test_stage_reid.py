@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from models.config import Architecture
 from stages.boxmask import tight
 from stages.embeddings import embeddings
 from stages.features import features
-from stages.matches import Templates, expand, matches, retrieve
+from stages.matches import Retrieval, Templates, expand, matches, retrieve
 from stages.proposals import proposals
 from stages.settings import MatchesSettings, ProposalsSettings
 from stages.types import Matches, Offers, StartingPoint, Tracklet
@@ -84,21 +86,27 @@ def test_weights_without_a_module_are_named(clip: Clip) -> None:
         next(embeddings(clip.features, clip.proposals.boxes, bare))
 
 
-def run(clip: Clip, iteration: int = 1, **changes: object) -> Matches:
-    arguments: dict[str, object] = {
-        "iteration": iteration,
-        "features": clip.features,
-        "proposals": clip.proposals,
-        "first_masks": {0: clip.annotations[0]},
-        "offers": None,
-        "tracklets": (),
-        "networks": clip.networks,
-        "settings": MatchesSettings(rho_reid=0.5),
-        "skip_iou": 0.7,
-        "masks": Boxes(),
-        "vectors": Boxes(),
-    }
-    return matches(**{**arguments, **changes})  # type: ignore[arg-type]
+def run(
+    clip: Clip,
+    iteration: int = 1,
+    *,
+    offers: Sequence[Offers] = (),
+    tracklets: Sequence[Tracklet] = (),
+    retrieves: bool = True,
+    **changes: Any,
+) -> Matches:
+    """Matches of the clip with some fields of Retrieval changed."""
+    retrieval = Retrieval(
+        features=clip.features,
+        first_masks={0: clip.annotations[0]},
+        networks=clip.networks,
+        settings=MatchesSettings(rho_reid=0.5),
+        skip_iou=0.7,
+        masks=Boxes(),
+        vectors=Boxes(),
+    )
+    proposals = clip.proposals if retrieves else None
+    return matches(replace(retrieval, **changes), proposals, offers, tracklets, iteration)
 
 
 def naive(clip: Clip, rho: float, templates: dict[int, list[np.ndarray]]) -> list[StartingPoint]:
@@ -158,9 +166,9 @@ def test_later_iterations_return_only_what_is_retrieved_and_converge(clip: Clip)
 
 
 def test_without_retrieval_only_the_given_masks(clip: Clip) -> None:
-    first = run(clip, proposals=None)
+    first = run(clip, retrieves=False)
     assert [s.object_id for s in first.starts] == [1, 3] and not first.converged
-    assert run(clip, iteration=2, proposals=None) == Matches((), True)
+    assert run(clip, iteration=2, retrieves=False) == Matches((), True)
 
 
 def test_an_object_may_first_be_given_later(clip: Clip) -> None:
@@ -214,7 +222,7 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
         np.array([0.9, 0.95, 0.99, 0.97, 0.85, 0.95], np.float32),
     )
     chosen = MatchesSettings(rho_reid=0.5, template_gap=2, templates=3)
-    found = run(clip, iteration=2, offers=offers, settings=chosen)
+    found = run(clip, iteration=2, offers=[offers], settings=chosen)
     offered = [
         (j, 1, float(c), clip.networks.embed(clip.features.coarse(j), box[None])[0])
         for (j, box), c in zip(boxes.items(), offers.confidences, strict=True)
@@ -222,9 +230,9 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
     gallery = reference.expanded(given_templates(clip), offered, {(0, 1), (0, 3)}, 0.5, 3, 2)
     # no vector is computed that was seen before
     memo = Boxes()
-    run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo)
+    run(clip, iteration=2, offers=[offers], settings=chosen, vectors=memo)
     bare = without(clip.networks, "reid")
-    again = run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo, networks=bare)
+    again = run(clip, iteration=2, offers=[offers], settings=chosen, vectors=memo, networks=bare)
     assert [s.similarity for s in again.starts] == [s.similarity for s in found.starts]
     assert len(gallery[1]) == 4 and len(gallery[3]) == 1
     assert found.templates == ((1, 1), (3, 1), (6, 1))
@@ -234,7 +242,9 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
         (s.frame, s.object_id) for s in expected
     ]
     # an empty offer is no offer
-    assert len(run(clip, iteration=2, offers=NOTHING).starts) == len(run(clip, iteration=2).starts)
+    assert len(run(clip, iteration=2, offers=[NOTHING]).starts) == len(
+        run(clip, iteration=2).starts
+    )
 
 
 def unit(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -280,7 +290,9 @@ def test_expansion_equals_the_loop(seed: int, count: int, gap: int, rho: float) 
     fixed = {(0, 1), (4, 2)}
     gallery: Templates = {i: list(v) for i, v in known.items()}
     chosen = MatchesSettings(rho_reid=rho, templates=count, template_gap=gap)
-    added = expand(gallery, offers, fixed, chosen, lambda n: vectors[n])
+    frames: dict[int, list[int]] = {i: [] for i in known}
+    expand(gallery, frames, offers, fixed, chosen, lambda n: vectors[n])
+    added = [(j, i) for i, found in frames.items() for j in found]
     offered = [
         (j, i, float(c), v) for (j, i), c, v in zip(rows, offers.confidences, vectors, strict=True)
     ]
