@@ -265,17 +265,23 @@ def retrieved(
     given: Sequence[int],
     rho: float,
     weight: float,
+    every: bool = False,
 ) -> list[tuple[int, int, float]]:
-    """(object, proposal, similarity) of one frame."""
+    """(object, proposal, similarity) of one frame; every: of all proposals over rho."""
     best: dict[int, tuple[int, float]] = {}
+    found = []
     for n, vector in enumerate(vectors):
         scores = {
             i: max(cosine(vector, t) for t in gallery[i]) + weight * float(evidence[n][column])
             for column, i in enumerate(sorted(gallery))
         }
         winner = max(sorted(scores), key=lambda i: scores[i])
+        if scores[winner] > rho:
+            found.append((winner, n, scores[winner]))
         if scores[winner] > rho and (winner not in best or scores[winner] > best[winner][1]):
             best[winner] = (n, scores[winner])
+    if every:
+        return sorted(found, key=lambda row: row[:2])
     return [(i, n, s) for i, (n, s) in sorted(best.items()) if i not in given]
 
 

@@ -64,7 +64,8 @@ def test_attention_without_the_module() -> None:
     clip = make_clip()
     networks = random_networks(clip.networks.architecture, modules=("trunk", "remp_plain"))
     with pytest.raises(ValueError, match="remp"):
-        attention(clip.start(0, 1), [], clip.features, clip.flow, networks, TrackletsSettings())
+        propagation = Propagation(clip.features, clip.flow, networks, TrackletsSettings())
+        attention(propagation, clip.start(0, 1), [])
 
 
 @given(

@@ -20,6 +20,7 @@ from stages.features import features
 from stages.matches import Retrieval, Templates, expand, matches, retrieve
 from stages.proposals import proposals
 from stages.settings import MatchesSettings, ProposalsSettings
+from stages.starts import rank
 from stages.types import Matches, Offers, StartingPoint, Tracklet
 from tests import reference
 from tests.clip import FRAMES, SIZE, Boxes, Clip, Features, Proposals, make_clip
@@ -253,8 +254,16 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 999), st.integers(0, 9), st.floats(-1, 1), st.sampled_from([0.0, 0.2, 1.0]))
-def test_retrieval_equals_the_loop(seed: int, count: int, rho: float, weight: float) -> None:
+@given(
+    st.integers(0, 999),
+    st.integers(0, 9),
+    st.floats(-1, 1),
+    st.sampled_from([0.0, 0.2, 1.0]),
+    st.sampled_from(["best", "all"]),
+)
+def test_retrieval_equals_the_loop(
+    seed: int, count: int, rho: float, weight: float, starts: str
+) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit(rng, count)
     gallery = {i: unit(rng, int(rng.integers(1, 4))) for i in (2, 4, 7)}
@@ -264,10 +273,12 @@ def test_retrieval_equals_the_loop(seed: int, count: int, rho: float, weight: fl
     boxes = np.arange(count * 4, dtype=np.float32).reshape(-1, 4)
     reader = Proposals([boxes], [vectors], [values])
     known = {0: index} if seed % 2 else {}
-    chosen = MatchesSettings(rho_reid=rho, evidence=weight)
+    chosen = MatchesSettings(rho_reid=rho, evidence=weight, starts=starts)
     found = retrieve(0, reader, gallery, known, chosen)
     lists = {i: list(t) for i, t in gallery.items()}
-    expected = reference.retrieved(vectors, values, lists, [4] if known else [], rho, weight)
+    expected = reference.retrieved(
+        vectors, values, lists, [4] if known else [], rho, weight, starts == "all"
+    )
     assert [(c.object_id, int(c.box[0]) // 4) for c in found] == [(i, n) for i, n, _ in expected]
     for c, (_, _, similarity) in zip(found, expected, strict=True):
         assert c.similarity == pytest.approx(similarity, abs=1e-5)
@@ -301,6 +312,59 @@ def test_expansion_equals_the_loop(seed: int, count: int, gap: int, rho: float) 
         np.testing.assert_array_equal(gallery[i], expected[i])
         assert sum(i == object_id for _, object_id in added) == len(expected[i]) - len(known[i])
     assert set(added) <= set(rows) - fixed
+
+
+def test_all_proposals_over_rho_start_as_in_the_paper(clip: Clip) -> None:
+    one, every = (
+        run(clip, settings=MatchesSettings(rho_reid=0.5, starts=starts)).starts
+        for starts in ("best", "all")
+    )
+    places = [[(s.frame, s.object_id) for s in found] for found in (one, every)]
+    assert len(set(places[0])) == len(places[0]) and set(places[0]) <= set(places[1])
+    assert len(set(places[1])) < len(places[1])
+    # also where a mask is given
+    assert sum(j == 0 for j, _ in places[1]) > sum(j == 0 for j, _ in places[0]) == 2
+    assert [rank(s) for s in every] == sorted(rank(s) for s in every)
+    kept = {(s.frame, s.object_id, s.box.tobytes(), s.mask.tobytes()) for s in every}
+    assert {(s.frame, s.object_id, s.box.tobytes(), s.mask.tobytes()) for s in one} <= kept
+
+
+def offer(clip: Clip, *rows: tuple[int, int, float]) -> Offers:
+    """Offers of the annotated boxes, given as (frame, object, confidence)."""
+    boxes = [tight(clip.annotations[j] == i) for j, i, _ in rows]
+    return Offers(
+        np.array([j for j, _, _ in rows], np.int32),
+        np.array([i for _, i, _ in rows], np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array([c for _, _, c in rows], np.float32),
+    )
+
+
+def test_templates_are_chosen_anew_or_only_grow(clip: Clip) -> None:
+    first = offer(clip, (2, 1, 0.9), (4, 1, 0.95), (5, 3, 0.9))
+    second = offer(clip, (4, 1, 0.9), (6, 1, 0.95), (3, 3, 0.9))
+    limits = {"rho_reid": 0.5, "template_gap": 2, "templates": 1}
+    for name, wanted in (
+        ("chosen", {(6, 1), (3, 3)}),
+        ("growing", {(4, 1), (5, 3), (6, 1), (3, 3)}),
+    ):
+        chosen = MatchesSettings(template_set=name, **limits)
+        offers = [(first, second)[k - 1] for k in chosen.offering(3)]
+        found = run(clip, iteration=3, offers=offers, settings=chosen)
+        assert set(found.templates) == wanted
+        assert len(found.templates) == len(wanted)
+        again = run(clip, iteration=2, offers=[first], settings=chosen)
+        assert set(again.templates) == {(4, 1), (5, 3)}
+    # what was a template before keeps its distance from those that join
+    near = replace(chosen, templates=5, template_gap=3)
+    found = run(clip, iteration=3, offers=[first, second], settings=near)
+    assert {j for j, i in found.templates if i == 1} == {4}
+
+
+@given(st.integers(1, 20))
+def test_a_growing_set_takes_the_offers_of_all_iterations_before(k: int) -> None:
+    assert list(MatchesSettings().offering(k)) == ([k - 1] if k > 1 else [])
+    assert list(MatchesSettings(template_set="growing").offering(k)) == list(range(1, k))
 
 
 def test_features_are_read_only_where_there_are_candidates(clip: Clip) -> None:
