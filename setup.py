@@ -29,13 +29,13 @@ setup(
         "kornia-rs>=0.2,<0.3",
         "tqdm>=4.66",
         "jinja2>=3.1",
+        "scipy>=1.13",
     ],
     extras_require={
         "parquet": ["pyarrow>=16"],
         "dev": [
             "pytest>=8.2",
             "hypothesis>=6.100",
-            "scipy>=1.13",
             "ruff>=0.6",
             "mypy>=1.11",
             "pandas-stubs>=2.2",

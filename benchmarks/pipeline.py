@@ -183,13 +183,13 @@ def bare_seconds(clip: Path, weights: Path, device: str, precision: str) -> floa
     """Seconds that the backbone alone takes for the frames of a clip."""
     import torch
 
+    from models.backbone import Trunk
     from models.weights import load
     from pipeline.datasets.layout import images
     from stages.features import BATCH
     from stages.frames import open_frames
 
-    trunk = load(weights, device, precision).trunk
-    assert trunk is not None
+    trunk = load(weights, device, precision).need("trunk", Trunk)
     frames = open_frames(images(clip), video=clip.name)
     seconds = 0.0
     with torch.inference_mode():

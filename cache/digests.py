@@ -1,7 +1,7 @@
 """Digests of source files, memoised as git's index does: a no-change run reads none anew.
 
 One small JSON file per source folder, below `<root>/digests/`. Writers replace it whole;
-what the loser of a race had added is computed again some day.
+where two write at once, what one of them added is computed again later.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ class FileDigests:
         return digest
 
     def save(self) -> None:
-        """Keep what was computed. A root that refuses only costs reading the files again."""
+        """Keep what was computed. If the root cannot be written to, the files are read again."""
         for folder, new in self._new.items():
             path = self._path(folder)
             with suppress(OSError):
-                path.parent.mkdir(parents=True, exist_ok=True)
                 files.write_file(path, json.dumps({**_load(path), **new}).encode())
         self._new.clear()
 

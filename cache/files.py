@@ -1,4 +1,4 @@
-"""How a file appears in the cache: whole, or not at all."""
+"""How a file appears: whole, or not at all. Imports nothing but the standard library."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def make_folder(folder: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name of its own beside `path`."""
+    """A name in the folder of `path` that no other writer has."""
     return path.with_name(f"{path.name}.{secrets.token_hex(8)}{TEMPORARY}")
 
 
@@ -76,10 +76,19 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write `path` anew, atomically: a reader sees the old content or the new."""
+    """Write `path` anew, its folder too: a reader sees the old content or the new, never a part.
+
+    The disk has it before it gets its name, and no two writers share a draft. OSError if that
+    fails; nothing is left then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = temporary(path)
     write_durably(draft, data)
-    draft.replace(path)
+    try:
+        draft.replace(path)
+    except OSError:
+        draft.unlink()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

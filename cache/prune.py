@@ -1,4 +1,10 @@
-"""Garbage collection: a run records the keys it reaches; what no kept run reached may go."""
+"""Garbage collection: a run records the keys it reaches; what no kept run reached may go.
+
+Every call that records something new for a run writes a file of its own, named by its content,
+below `<root>/runs/<id>/`: tasks of one run end at the same time on several machines, and none
+must lose what another recorded. `<root>/runs/<id>.json`, a run's whole record, is of an older
+version and counts as well.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +13,10 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
-from cache import files
-from cache.files import BAD, TEMPORARY, CacheError, reporting
-from cache.keys import short
+from cache.files import BAD, TEMPORARY, CacheError, reporting, write_file
+from cache.keys import key, short
 from cache.schemas import SCHEMAS
 from cache.store import Store
 
@@ -51,6 +56,15 @@ class Entry:
         return short(self.path.name)
 
 
+class Record(TypedDict):
+    """A file below `runs/`."""
+
+    time: float
+    """when it was written, seconds since the epoch"""
+    keys: list[str]
+    memo_keys: list[str]
+
+
 def record_run(
     store: Store, run_id: str, keys: Iterable[str], memo_keys: Iterable[str] = ()
 ) -> None:
@@ -59,16 +73,10 @@ def record_run(
     Best done before the run computes anything, and once more with the memo keys at its end.
     run_id: a file name. CacheError if it cannot be written.
     """
-    path = store.root / "runs" / f"{run_id}.json"
-    known = _load(path) if path.exists() else {"keys": [], "memo_keys": []}
-    record = {
-        "time": time.time(),
-        "keys": sorted({*known["keys"], *keys}),
-        "memo_keys": sorted({*known["memo_keys"], *memo_keys}),
-    }
-    files.make_folder(path.parent)
+    reached = {"keys": sorted({*keys}), "memo_keys": sorted({*memo_keys})}
+    path = store.root / "runs" / run_id / f"{short(key(reached))}.json"
     with reporting(path):
-        files.write_file(path, json.dumps(record, indent=1).encode())
+        write_file(path, json.dumps({"time": time.time(), **reached}, indent=1).encode())
 
 
 def prune(
@@ -93,7 +101,7 @@ def prune(
     if unknown := set(stages or ()) - set(SCHEMAS):
         raise ValueError(f"no such stage: {', '.join(sorted(unknown))}")
     kept, dropped = _runs(store, keep_runs)
-    marked = {short(key) for run in kept for key in (*run["keys"], *run["memo_keys"])}
+    marked = {short(k) for record in kept for k in (*record["keys"], *record["memo_keys"])}
     entries = [e for e in _entries(store) if stages is None or e.stage in stages]
     oldest = time.time() - min_age_s
     found = [
@@ -132,8 +140,8 @@ def _reason(entry: Entry, marked: Collection[str]) -> str:
 
 
 def _drafts(store: Store, oldest: float) -> Iterator[Prunable]:
-    """Orphans beside the artifacts: of run records, digests and probes."""
-    for pattern in (f"*{TEMPORARY}", f"*/*{TEMPORARY}"):
+    """Orphans outside the stages' folders: of run records, digests and probes."""
+    for pattern in (f"*{TEMPORARY}", f"*/*{TEMPORARY}", f"*/*/*{TEMPORARY}"):
         for path in store.root.glob(pattern):
             status = path.stat()
             if status.st_mtime <= oldest:
@@ -164,18 +172,24 @@ def _entries(store: Store) -> Iterator[Entry]:
             yield Entry(path, stage, status.st_size, status.st_mtime)
 
 
-def _runs(store: Store, keep: int | None) -> tuple[list[dict[str, list[str]]], list[Path]]:
+def _runs(store: Store, keep: int | None) -> tuple[list[Record], list[Path]]:
     """Records of the runs that count, and the paths of the other records."""
-    records = {path: _load(path) for path in (store.root / "runs").glob("*.json")}
-    newest = sorted(records, key=lambda path: records[path]["time"], reverse=True)
+    folder = store.root / "runs"
+    runs: dict[str, dict[Path, Record]] = {}
+    for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
+        run_id = path.stem if path.parent == folder else path.parent.name
+        runs.setdefault(run_id, {})[path] = _load(path)
+    newest = sorted(
+        runs.values(), key=lambda run: max(record["time"] for record in run.values()), reverse=True
+    )
     count = len(newest) if keep is None else keep
-    return [records[path] for path in newest[:count]], newest[count:]
+    kept = [record for run in newest[:count] for record in run.values()]
+    return kept, [path for run in newest[count:] for path in run]
 
 
-def _load(path: Path) -> dict[str, list[str]]:
+def _load(path: Path) -> Record:
     try:
         record = json.loads(path.read_bytes())
-        record["keys"], record["memo_keys"], record["time"]
+        return Record(time=record["time"], keys=record["keys"], memo_keys=record["memo_keys"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CacheError(f"{path} is no record of a run: remove it to prune") from error
-    return dict(record)

@@ -111,14 +111,14 @@ class Reader:
 
     def _set_aside(self, error: Exception) -> DamagedArtifact:
         """Rename the file, unless another process has replaced it meanwhile."""
-        fate = f"renamed to {self._path.name}{BAD}; the next run computes it anew"
+        outcome = f"renamed to {self._path.name}{BAD}; the next run computes it anew"
         try:
             with suppress(FileNotFoundError):
                 if _identity(self._path) == self._identity:
                     self._path.replace(f"{self._path}{BAD}")
         except OSError as refused:
-            fate = f"remove it, since it cannot be renamed ({refused.strerror})"
-        return DamagedArtifact(f"{self._path} is damaged ({_first_line(error)}): {fate}")
+            outcome = f"remove it, since it cannot be renamed ({refused.strerror})"
+        return DamagedArtifact(f"{self._path} is damaged ({_first_line(error)}): {outcome}")
 
 
 def _identity(path: Path) -> tuple[int, int]:

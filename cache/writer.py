@@ -35,7 +35,7 @@ ROWS = 1024
 QUEUE = 3
 """frames that may wait to be written"""
 SLACK = LARGEST_CHUNK + 4 * MEGABYTE
-"""more than an unfilled chunk and what HDF5 writes on its own account, also while it closes"""
+"""more than an unfilled chunk and what HDF5 writes besides our data, also while it closes"""
 
 
 class Ground:

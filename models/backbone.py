@@ -8,7 +8,6 @@ was learnt for classes and what was learnt for segments tell different things ap
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -275,8 +274,3 @@ def pin_kernels(module: nn.Module) -> None:
     for conv in module.modules():
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1):
             conv.dilation = (2, 2)
-
-
-def output_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    """(ceil(H / stride), ceil(W / stride))."""
-    return math.ceil(size[0] / stride), math.ceil(size[1] / stride)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from models.backbone import BACKBONES
 
+LATER = ("mask_input", "scale_attention")
+"""fields that the first weights files do not name"""
+
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shapes of all modules; the defaults are the paper's network.
+    """Shapes of all modules; paper() is the paper's network.
 
     Where the paper is silent (hidden channels, widths) the values follow its parts:
-    conv5_x of ResNet-101 has 512 planes and reads 1024 channels.
+    conv5_x of ResNet-101 has 512 planes and reads 1024 channels. A weights file that does not
+    name a field has its default.
     """
 
     backbone: str = "resnet101"
@@ -48,6 +52,10 @@ class Architecture:
     memory: bool = False
     """appearance memory of the starting frame as a further input of N_R (an extension)"""
     memory_keys: int = 128
+    mask_input: bool = True
+    """the warped mask as a further input of N_R; False: equation (1) as printed"""
+    scale_attention: bool = True
+    """attention times m * m, so that its mean is 1; False: the softmax alone (section 3.2)"""
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -63,8 +71,8 @@ class Architecture:
 
     @classmethod
     def paper(cls) -> Architecture:
-        """The network of the paper, on ResNet-101."""
-        return cls()
+        """The network of the paper, on ResNet-101: equations (1) and (2) as printed."""
+        return cls(mask_input=False, scale_attention=False)
 
     @classmethod
     def compact(cls, backbone: str = "mobilenet_v2") -> Architecture:
@@ -128,5 +136,11 @@ class Architecture:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "anchors": list(self.anchors)}
+        """Plain JSON values.
+
+        LATER fields are left out at their default: the digest of a module depends on them, and
+        equal modules of older and newer files must stay equal.
+        """
+        defaults = {item.name: item.default for item in fields(self)}
+        values = {**asdict(self), "anchors": list(self.anchors)}
+        return {n: v for n, v in values.items() if n not in LATER or v != defaults[n]}

@@ -2,8 +2,8 @@
 
 An extension, off in the paper's configuration. The hidden state forgets; the memory does
 not. Every cell of a new RoI is compared with remembered cells of the object and of all
-else, and N_R receives how well each side matches. The starting frame stays for ever. Of
-later frames the memory holds the last one and, further back, one in EVERY, the oldest
+else, and N_R receives how well each side matches. The starting frame always stays. Of
+later frames the memory holds the last one and, further back, one in KEPT_EVERY, the oldest
 going first, so that it follows an object that turns and grows without losing its origin.
 """
 
@@ -20,11 +20,11 @@ CHANNELS = 3
 FLOOR = 1e-9
 BLOCK = 64
 """cells that a matrix product takes together"""
-EVERY = 5
+KEPT_EVERY = 5
 """frames between two that stay"""
-STAY = 6
+KEPT_FRAMES = 6
 """later frames that stay, besides the last one"""
-SURE = 0.8
+SURE_PROBABILITY = 0.8
 """probability from which a predicted cell counts for a side"""
 
 
@@ -36,9 +36,9 @@ class Memory(NamedTuple):
     sides: Tensor
     """(N, L, 2) 1 where a cell counts for the object, and 1 where for the rest"""
     later_keys: Tensor
-    """(N, K, (1 + STAY) * (m // 2) ** 2): of the last frame, then of those that stay"""
+    """(N, K, (1 + KEPT_FRAMES) * (m // 2) ** 2): of the last frame, then of those that stay"""
     later_sides: Tensor
-    """(N, (1 + STAY) * (m // 2) ** 2, 2), zero while there is no such frame"""
+    """(N, (1 + KEPT_FRAMES) * (m // 2) ** 2, 2), zero while there is no such frame"""
     age: Tensor
     """(N,) frames since the starting frame"""
 
@@ -104,7 +104,7 @@ class AppearanceMemory(nn.Module):
         """
         keys = torch.cat([self.keys(x) for x in xs], 2)
         inside = torch.cat([(label > 0.5).float().flatten(1) for label in labels], 1)
-        count = (1 + STAY) * (xs[0].shape[-1] // 2) ** 2
+        count = (1 + KEPT_FRAMES) * (xs[0].shape[-1] // 2) ** 2
         return Memory(
             keys,
             torch.stack((inside, 1 - inside), 2),
@@ -121,14 +121,14 @@ class AppearanceMemory(nn.Module):
         side = x.shape[-1] // 2
         keys = self.keys(F.adaptive_avg_pool2d(x, side))
         p = F.adaptive_avg_pool2d(probability.detach().float(), side).flatten(1)
-        sides = torch.stack((p > SURE, p < 1 - SURE), 2).to(memory.sides)
+        sides = torch.stack((p > SURE_PROBABILITY, p < 1 - SURE_PROBABILITY), 2).to(memory.sides)
         age = memory.age + 1
-        stays = age % EVERY == 0
+        stays = age % KEPT_EVERY == 0
 
         def shift(old: Tensor, new: Tensor, dim: int) -> Tensor:
             cells = side * side
-            _, past = old.split((cells, STAY * cells), dim)
-            newer = torch.cat((new, past.narrow(dim, 0, (STAY - 1) * cells)), dim)
+            _, past = old.split((cells, KEPT_FRAMES * cells), dim)
+            newer = torch.cat((new, past.narrow(dim, 0, (KEPT_FRAMES - 1) * cells)), dim)
             return torch.cat((new, torch.where(stays[:, None, None], newer, past)), dim)
 
         return memory._replace(

@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import geometry, propagation
-from models.backbone import STRIDE, Trunk, fold_batch_norms, leave_cudnn, pin_kernels
+from models.backbone import STRIDE, fold_batch_norms, leave_cudnn, pin_kernels
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.memory import Memory
-from models.msk import MSK
 from models.propagation import Recurrence
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
-from models.rpn import RPN
 
 MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
 EMBED_CHUNK = {"cpu": 4, "cuda": 20}
@@ -39,11 +38,12 @@ STEP_CHUNK = {"cpu": 1, "cuda": 8}
 """objects that step() runs together: one alone fills a CPU"""
 
 Array = npt.NDArray[np.float32]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 @dataclass
 class State:
-    """N objects on their way through one video, each with its own tensors."""
+    """N objects in one frame of a video, each with its own tensors."""
 
     parts: list[Recurrence]
     areas: Array
@@ -94,11 +94,7 @@ def to_bytes(probability: Tensor) -> npt.NDArray[np.uint8]:
 
 
 class Networks:
-    """Modules of one architecture on one device in one precision.
-
-    Attributes `trunk`, `rpn`, `mask`, `reid`, `remp`, `remp_plain`, `msk` are None where
-    the weights file has no such module.
-    """
+    """Modules of one architecture on one device in one precision, asked for by need()."""
 
     def __init__(
         self,
@@ -111,14 +107,7 @@ class Networks:
         self.device = torch.device(device)
         self.precision = precision
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        ready = {name: self._prepare(module) for name, module in modules.items()}
-        self.trunk: Trunk | None = ready.get("trunk")  # type: ignore[assignment]
-        self.rpn: RPN | None = ready.get("rpn")  # type: ignore[assignment]
-        self.mask: MaskNetwork | None = ready.get("mask")  # type: ignore[assignment]
-        self.reid: ReIDNetwork | None = ready.get("reid")  # type: ignore[assignment]
-        self.remp: ReMP | None = ready.get("remp")  # type: ignore[assignment]
-        self.remp_plain: ReMP | None = ready.get("remp_plain")  # type: ignore[assignment]
-        self.msk: MSK | None = ready.get("msk")  # type: ignore[assignment]
+        self.modules = {name: self._prepare(module) for name, module in modules.items()}
 
     def _prepare(self, module: nn.Module) -> nn.Module:
         module = copy.deepcopy(module).eval().requires_grad_(False)
@@ -136,10 +125,10 @@ class Networks:
         with torch.inference_mode():
             yield
 
-    def need(self, name: str) -> nn.Module:
-        """A module by name; ValueError names the one that the weights file lacks."""
-        module: nn.Module | None = getattr(self, name)
-        if module is None:
+    def need(self, name: str, kind: type[Module]) -> Module:
+        """A module of MODULES by name and class; ValueError names what the weights file lacks."""
+        module = self.modules.get(name)
+        if not isinstance(module, kind):
             raise ValueError(f"the weights hold no module {name!r}, which this stage needs")
         return module
 
@@ -147,9 +136,9 @@ class Networks:
         """An array on this device as float32."""
         return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device).float()
 
-    def frame(self, array: npt.NDArray[np.generic] | None) -> Tensor | None:
+    def frame(self, array: npt.NDArray[np.generic]) -> Tensor:
         """(C, h, w) to (1, C, h, w) float32 on this device."""
-        return None if array is None else self.tensor(array)[None]
+        return self.tensor(array)[None]
 
     # --- Re-ID -------------------------------------------------------------------
 
@@ -164,29 +153,26 @@ class Networks:
 
     def embed(self, f: npt.NDArray[np.float16], boxes: Array) -> Array:
         """Embeddings of boxes (N, 4) px in features (C, h, w): (N, 256), unit length."""
-        self.need("reid")
-        assert self.reid is not None
-        a = self.architecture
+        network, a = self.need("reid", ReIDNetwork), self.architecture
         with self.inference():
-            feature = self.reid.scene(self.tensor(f)[None])
-            if self.reid.learnt:
+            feature = network.scene(self.frame(f))
+            if network.learnt:
                 chunks = self._chunks(feature, boxes, a.reid_size, EMBED_CHUNK[self.device.type])
-                rows = [self.reid(x)[:n].cpu().numpy() for x, n in chunks]
+                rows = [network(x)[:n].cpu().numpy() for x, n in chunks]
             else:
                 scene = feature[0].double()
                 rows = [
-                    self.reid.shortcut(scene, self.tensor(padded))[:n].cpu().numpy()
+                    network.shortcut(scene, self.tensor(padded))[:n].cpu().numpy()
                     for padded, n in _padded(boxes, SHORTCUT_CHUNK)
                 ]
         return np.concatenate(rows) if rows else np.zeros((0, a.embedding), np.float32)
 
     def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:
         """Masks of the main instance in boxes (N, 4) px: (N, s, s) probability * 255."""
-        network = self.need("mask")
-        a = self.architecture
+        network, a = self.need("mask", MaskNetwork), self.architecture
         rows = []
         with self.inference():
-            feature = self.tensor(f)[None]
+            feature = self.frame(f)
             together = MASK_CHUNK[self.device.type]
             for x, n in self._chunks(feature, boxes, a.roi_size, together):
                 probability = torch.sigmoid(network(x)[:n])
@@ -197,7 +183,7 @@ class Networks:
     # --- Re-MP -------------------------------------------------------------------
 
     def _remp(self, plain: bool) -> ReMP:
-        return self.need("remp_plain" if plain else "remp")  # type: ignore[return-value]
+        return self.need("remp_plain" if plain else "remp", ReMP)
 
     def start(
         self,
@@ -221,8 +207,7 @@ class Networks:
         index = torch.zeros(1, dtype=torch.long, device=self.device)
         parts: list[Recurrence] = []
         with self.inference():
-            coarse, thin = self.frame(f), self.frame(fine)
-            assert coarse is not None
+            coarse, thin = self.frame(f), None if fine is None else self.frame(fine)
             for i in range(len(boxes)):
                 roi, mask = self._roi(boxes[i : i + 1], masks[i : i + 1])
                 memory = propagation.memorise(remp, a, coarse, roi, mask, index)
@@ -237,25 +222,22 @@ class Networks:
         """What a given mask (t, t) in a box (4,) px shows; None without the extension."""
         index = torch.zeros(1, dtype=torch.long, device=self.device)
         with self.inference():
-            coarse = self.frame(f)
-            assert coarse is not None
             roi, shown = self._roi(box[None], mask[None])
             return propagation.memorise(
-                self._remp(plain), self.architecture, coarse, roi, shown, index
+                self._remp(plain), self.architecture, self.frame(f), roi, shown, index
             )
 
     def recognise(self, f: npt.NDArray[np.float16], memory: Memory, *, plain: bool) -> Tensor:
-        """How surely each cell of a frame, GLANCE px a side, shows the object: (h, w), 0..1.
+        """How surely each cell of a frame, FRAME_CELL px a side, shows the object: (h, w), 0..1.
 
-        memory: of remember(), so without later frames.
+        memory: of remember(), so without later frames. ValueError if Re-MP has no memory.
         """
-        seen = self._remp(plain).memory
-        assert seen is not None
+        remp = self._remp(plain)
+        if remp.memory is None:
+            raise ValueError("this Re-MP has no appearance memory")
         with self.inference():
-            coarse = self.frame(f)
-            assert coarse is not None
-            x = propagation.glance(coarse.to(seen.project.weight))
-            return seen(x, memory.origin())[0, -1]
+            x = propagation.whole_frame(self.frame(f).to(remp.memory.project.weight))
+            return remp.memory(x, memory.origin())[0, -1]
 
     def _roi(self, box: Array, mask: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """RoI box (1, 4) of a mask (1, t, t) that fills a box (1, 4), and the mask in it."""
@@ -284,8 +266,8 @@ class Networks:
         size = STEP_CHUNK[self.device.type]
         parts: list[Recurrence] = []
         with self.inference():
-            coarse, thin, field = self.frame(f), self.frame(fine), self.frame(flow)
-            assert coarse is not None and field is not None
+            coarse, field = self.frame(f), self.frame(flow)
+            thin = None if fine is None else self.frame(fine)
             index = torch.zeros(size, dtype=torch.long, device=self.device)
             for first in range(0, len(state), size):
                 chunk = state.parts[first : first + size]

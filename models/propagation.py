@@ -20,8 +20,8 @@ from models.remp import ReMP
 
 SURROUNDINGS = 1.0
 """margin of the second, wider RoI that the appearance memory keeps"""
-GLANCE = 2 * STRIDE
-"""px a side of the cells in which the memory keeps a whole frame, or looks at one"""
+FRAME_CELL = 2 * STRIDE
+"""px a side of the cells in which the memory keeps a whole frame, or is compared with one"""
 
 
 @dataclass
@@ -59,15 +59,15 @@ def memorise(
     far = geometry.roi_align(f, wide, side, STRIDE, index).to(dtype)
     inner = F.adaptive_avg_pool2d(mask, a.roi_size)
     outer = geometry.sample_box(mask, boxes, geometry.centres(wide, side))
-    frame = glance(f.to(dtype))
-    places = geometry.cells(frame.shape[-2:], GLANCE, f.device).expand(len(boxes), -1, -1, -1)
+    frame = whole_frame(f.to(dtype))
+    places = geometry.cells(frame.shape[-2:], FRAME_CELL, f.device).expand(len(boxes), -1, -1, -1)
     shown = geometry.sample_box(mask, boxes, places)
     return remp.memory.write((near, far, frame[index]), (inner, outer, shown))
 
 
-def glance(f: Tensor) -> Tensor:
-    """Features of a whole frame (B, C, h, w) in cells of GLANCE px."""
-    return F.avg_pool2d(f, GLANCE // STRIDE, ceil_mode=True)
+def whole_frame(f: Tensor) -> Tensor:
+    """Features of a whole frame (B, C, h, w) in cells of FRAME_CELL px."""
+    return F.avg_pool2d(f, FRAME_CELL // STRIDE, ceil_mode=True)
 
 
 def read(

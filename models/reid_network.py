@@ -37,7 +37,7 @@ class ReIDNetwork(nn.Module):
     """conv5_x at its own stride 2, global average pooling, one linear layer, L2.
 
     With the shortcut (an extension, off in the paper's configuration) the linear layer also
-    reads the trunk's own features, pooled: they tell objects apart before anything is
+    reads the trunk's own features, pooled: they distinguish objects before anything is
     learnt, and what conv5_x adds starts from nothing.
     """
 
@@ -57,8 +57,8 @@ class ReIDNetwork(nn.Module):
     def scene(self, f: Tensor) -> Tensor:
         """The features f (B, C, h, w) that RoIs are read from.
 
-        With the shortcut less their mean over the frame: what a whole scene shares tells none
-        of its objects apart.
+        With the shortcut less their mean over the frame: what a whole scene shares distinguishes
+        none of its objects.
         """
         return f if self.window is None else f - f.mean((2, 3), keepdim=True)
 
@@ -79,7 +79,7 @@ class ReIDNetwork(nn.Module):
         """As forward() where not learnt, without RoIs: (N, 256) of boxes (N, 4) px.
 
         scene (C, h, w) float64. RoIAlign and the window are one weighted sum of the features;
-        in float64, so that no result hangs on how sums are ordered.
+        in float64, so that no result depends on the order of sums.
         """
         assert self.window is not None
         window = self.window.weights()

@@ -2,6 +2,8 @@
 
 h_j = N_R(h_(j-1)->j, x_j)      (1)
 y_j = N_O(a_j * h_j)            (2)
+
+Besides, N_R may read the warped mask, and an appearance memory (models.config.Architecture).
 """
 
 from __future__ import annotations
@@ -25,29 +27,30 @@ class Output(NamedTuple):
     logits: Tensor
     """y_j before the sigmoid: (N, 1, s, s)"""
     attention: Tensor | None
-    """a_j: (N, 1, m, m), of mean 1; None without attention"""
+    """a_j: (N, 1, m, m), of mean 1 if it is scaled, else of sum 1; None without attention"""
 
 
 class RegionAttention(nn.Module):
     """One convolution and a softmax over the m * m cells of the warped hidden state."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, a: Architecture) -> None:
         super().__init__()
-        self.score = nn.Conv2d(hidden, 1, 3, padding=1)
+        self.score = nn.Conv2d(a.hidden, 1, 3, padding=1)
+        self.scaled = a.scale_attention
 
     def forward(self, warped: Tensor) -> Tensor:
-        """h_(j-1)->j (N, d, m, m) to a_j (N, 1, m, m), scaled so that its mean is 1."""
+        """h_(j-1)->j (N, d, m, m) to a_j (N, 1, m, m), of mean 1 if it is scaled, else of sum 1."""
         score = self.score(warped).float()
-        cells = score.shape[-1] * score.shape[-2]
-        return torch.softmax(score.flatten(1), 1).view_as(score) * cells
+        share = torch.softmax(score.flatten(1), 1).view_as(score)
+        return share * score[0].numel() if self.scaled else share
 
 
 class RecurrentFunction(nn.Module):
-    """N_R: a 1x1 convolution joins h, x and the mask; conv5_x at stride 1 follows."""
+    """N_R: a 1x1 convolution joins its inputs; conv5_x at stride 1 follows."""
 
     def __init__(self, a: Architecture, channels: int) -> None:
         super().__init__()
-        inputs = a.hidden + channels + 1 + (appearance.CHANNELS if a.memory else 0)
+        inputs = a.hidden + channels + a.mask_input + (appearance.CHANNELS if a.memory else 0)
         self.fuse = nn.Conv2d(inputs, a.fusion, 1)
         self.conv5 = conv5(a.fusion, a.planes, a.blocks, 1, a.norm)
         self.to_hidden = nn.Conv2d(4 * a.planes, a.hidden, 1)
@@ -106,10 +109,10 @@ class ReMP(nn.Module):
     def __init__(self, architecture: Architecture, channels: int, attention: bool = True) -> None:
         super().__init__()
         a = architecture
-        self.hidden = a.hidden
+        self.mask_input = a.mask_input
         self.recur = RecurrentFunction(a, channels)
         self.output = OutputFunction(a)
-        self.attend = RegionAttention(a.hidden) if attention else None
+        self.attend = RegionAttention(a) if attention else None
         self.memory = appearance.AppearanceMemory(channels, a.memory_keys) if a.memory else None
 
     def forward(
@@ -125,8 +128,9 @@ class ReMP(nn.Module):
         hidden h_(j-1)->j (N, d, m, m), x_j (N, C, m, m), the warped mask (N, 1, s, s) as
         probabilities, fine (N, C4, s, s) with refinement, memory with the extension.
         """
-        small = F.adaptive_avg_pool2d(mask, x.shape[-1])
-        parts = [hidden, x, small.to(x)]
+        parts = [hidden, x]
+        if self.mask_input:
+            parts.append(F.adaptive_avg_pool2d(mask, x.shape[-1]).to(x))
         if self.memory is not None:
             if memory is None:
                 raise ValueError("this Re-MP has an appearance memory and was given none")

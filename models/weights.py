@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,27 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from cache.files import write_file
 from models.backbone import BACKBONES, Trunk
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.msk import MSK
-from models.networks import MODULES, Networks
+from models.networks import Networks
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
 
 CARD = "dyenet"
-PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 class BadWeights(ValueError):
     """A weights file that cannot be used; one line that names the file and the reason."""
-
-
-def pretrained(name: str) -> Path:
-    """Path of shipped weights by name, or `name` itself as a path to a file."""
-    shipped = PRETRAINED / f"{name}.safetensors"
-    return shipped if shipped.is_file() else Path(name)
 
 
 def build(module: str, architecture: Architecture) -> nn.Module:
@@ -57,20 +49,6 @@ def build(module: str, architecture: Architecture) -> nn.Module:
     if module == "reid":
         return ReIDNetwork(a, channels)
     return ReMP(a, channels, attention=module == "remp")
-
-
-def random_networks(
-    architecture: Architecture,
-    seed: int = 0,
-    device: str = "cpu",
-    precision: str = "fp32",
-    modules: Iterable[str] = MODULES,
-) -> Networks:
-    """Freshly initialised networks, for tests and for training from scratch."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        built = {name: build(name, architecture) for name in modules}
-    return Networks(architecture, built, device, precision)
 
 
 def save(
@@ -91,18 +69,7 @@ def save(
             stored = value.to(dtype) if dtype and value.is_floating_point() else value
             tensors[f"{name}.{key}"] = stored.detach().cpu().contiguous()
     header = {"architecture": architecture.to_dict(), "modules": sorted(modules), **card}
-    data = serialise(tensors, {CARD: json.dumps(header, sort_keys=True)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_file(path, serialise(tensors, {CARD: json.dumps(header, sort_keys=True)}))
 
 
 def read_header(path: Path) -> dict[str, Any]:

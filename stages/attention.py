@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from models.networks import Networks, State
-from stages.settings import TrackletsSettings
-from stages.tracklets import propagate
-from stages.types import FeatureReader, FlowReader, StartingPoint, Tracklet
+from stages.tracklets import Propagation, propagate
+from stages.types import StartingPoint, Tracklet
 
 Array = npt.NDArray[np.float32]
 
@@ -38,21 +38,16 @@ class Watched(Networks):
 
 
 def attention(
-    start: StartingPoint,
-    given: Sequence[StartingPoint],
-    features: FeatureReader,
-    flow: FlowReader,
-    networks: Networks,
-    settings: TrackletsSettings,
+    propagation: Propagation, start: StartingPoint, given: Sequence[StartingPoint]
 ) -> tuple[Tracklet, list[Array]]:
     """A starting point propagated as by stages.tracklets, and a_j of the frames after it.
 
     given: the given masks of all objects.
-    Returns its tracklet and a_j (m, m), of mean 1, of frame start.frame + 1 and so on to the
-    tracklet's last frame; a_j lies in the RoI box of its frame. ValueError if the weights
-    hold no remp.
+    Returns its tracklet and a_j (m, m) of frame start.frame + 1 and so on to the tracklet's last
+    frame, of mean 1, or of sum 1 where the architecture does not scale it; a_j lies in the RoI
+    box of its frame. ValueError if the weights hold no remp.
     """
-    watched = Watched(networks)
-    [tracklet] = propagate([start], given, features, flow, watched, settings, plain=False)
+    watched = Watched(propagation.networks)
+    [tracklet] = propagate(replace(propagation, networks=watched), [start], given)
     after = tracklet.first + len(tracklet.masks) - 1 - start.frame
     return tracklet, watched.seen[:after]

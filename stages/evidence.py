@@ -19,16 +19,16 @@ from torch import Tensor
 from models import geometry
 from models.memory import Memory
 from models.networks import Networks
-from models.propagation import GLANCE
+from models.propagation import FRAME_CELL
 from stages.boxmask import all_ids, cut, object_ids, tight
 from stages.seen import BoxMemo, seen
 from stages.types import BoxReader, FeatureReader, IndexMask
 
 VERSION = 2
 
-SHORT = 5
-"""boxes of an object and frame that are looked at closely; the others have no evidence"""
-AROUND = 0.5
+SHORTLIST = 5
+"""boxes of an object and frame that are given a mask; the others have no evidence"""
+EVIDENCE_MARGIN = 0.5
 """sides beyond a box, each way, in which cells of the object speak against it"""
 POINTS = 24
 """places a side at which a box and its surroundings are compared with the memory"""
@@ -75,8 +75,8 @@ def evidence(
             column = found[:, objects.index(t.object_id)]
             with networks.inference():
                 shown = Shown(networks.recognise(f, t.memory, plain=plain), networks.tensor(boxes))
-                hope = vectors @ t.vector + shown.hints().cpu().numpy()
-                short = np.argsort(-hope, kind="stable")[:SHORT]
+                promise = vectors @ t.vector + shown.rough_agreement().cpu().numpy()
+                short = np.argsort(-promise, kind="stable")[:SHORTLIST]
                 masks = np.stack(seen(memo, j, list(boxes[short]), partial(networks.masks, f)))
                 rows = torch.from_numpy(short).to(networks.device)
                 value = shown.agreement(rows, networks.tensor(masks) / 255)
@@ -100,20 +100,20 @@ def _templates(
 class Shown:
     """What the memory of a mask shows in one frame, in and around boxes.
 
-    share (h, w): how surely each cell, GLANCE px a side, shows the object. boxes (M, 4) px.
+    share (h, w): how surely each cell, FRAME_CELL px a side, shows the object. boxes (M, 4) px.
     """
 
     def __init__(self, share: Tensor, boxes: Tensor) -> None:
         self.boxes = boxes
-        self.points = geometry.centres(geometry.roi_box(boxes, AROUND), POINTS)
+        self.points = geometry.centres(geometry.roi_box(boxes, EVIDENCE_MARGIN), POINTS)
         low, high = boxes[:, None, None, :2], boxes[:, None, None, 2:]
         self.inside = ((self.points >= low) & (self.points < high)).all(-1).float()
-        height, width = (cells * GLANCE for cells in share.shape)
+        height, width = (cells * FRAME_CELL for cells in share.shape)
         frame = boxes.new_tensor([[0, 0, width, height]]).expand_as(boxes)
         maps = share[None, None].expand(len(boxes), -1, -1, -1)
         self.share = geometry.sample_box(maps, frame, self.points)[:, 0]
 
-    def hints(self) -> Tensor:
+    def rough_agreement(self) -> Tensor:
         """(M,) 0..1, without masks: the box is filled and the object not cut off."""
         inside = (self.share * self.inside).sum((1, 2))
         filled = inside / self.inside.sum((1, 2)).clamp(min=1)

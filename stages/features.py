@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from models.backbone import Trunk
 from models.networks import Networks
 from stages.types import Frames, Image
 
@@ -28,7 +29,7 @@ def features(frames: Frames, networks: Networks) -> Iterator[tuple[Half, Half | 
     so that no frame's features depend on the length of the video. ValueError if the
     weights hold no trunk.
     """
-    trunk = networks.need("trunk")
+    trunk = networks.need("trunk", Trunk)
     size = BATCH[networks.device.type]
     for first in range(0, len(frames), size):
         batch = [frames[j] for j in range(first, min(first + size, len(frames)))]

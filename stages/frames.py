@@ -5,9 +5,8 @@ Every message names the video, the frame, the path and what mends it.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,15 +70,6 @@ class Manifest:
     """None where the source names no rate"""
     digests: tuple[str, ...]
     """of each image file, or of the one video file"""
-
-
-def digest_file(path: Path) -> str:
-    """blake2b-128 of a file's bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class FrameReader(Sequence[Image]):
@@ -209,16 +199,17 @@ def open_frames(source: FrameSource, video: str) -> FrameReader:
     return ImageFrames(source, video)
 
 
-def manifest(source: FrameSource, video: str) -> Manifest:
+def manifest(source: FrameSource, video: str, digest: Callable[[Path], str]) -> Manifest:
     """Names, size and digests of all frames; every frame is decoded once to check it.
 
-    Raises BadInput for a missing, unreadable or differently sized frame.
+    digest: of a file's bytes. Raises BadInput for a missing, unreadable or differently sized
+    frame.
     """
     frames = open_frames(source, video)
     for _ in frames:
         continue
     files = [source] if isinstance(source, Path) else list(source)
-    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest_file, files)))
+    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest, files)))
 
 
 def working_size(size: tuple[int, int], settings: FramesSettings) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,40 +46,49 @@ class Candidate:
     box: Box
 
 
+@dataclass(frozen=True)
+class Retrieval:
+    """What Re-ID of a video works with."""
+
+    features: FeatureReader
+    first_masks: Mapping[int, IndexMask]
+    """given masks by frame"""
+    networks: Networks
+    settings: MatchesSettings
+    skip_iou: float
+    """as in stages.settings.TrackletsSettings"""
+    masks: BoxMemo
+    vectors: BoxMemo
+    """what is known of boxes already"""
+
+
 def matches(
-    *,
-    iteration: int,
-    features: FeatureReader,
+    retrieval: Retrieval,
     proposals: ProposalReader | None,
-    first_masks: Mapping[int, IndexMask],
-    offers: Offers | None,
+    offers: Sequence[Offers],
     tracklets: Sequence[Tracklet],
-    networks: Networks,
-    settings: MatchesSettings,
-    skip_iou: float,
-    masks: BoxMemo,
-    vectors: BoxMemo,
+    iteration: int,
 ) -> Matches:
     """Starting points of one iteration, in propagation order.
 
-    iteration: from 1; only the first returns the given masks. proposals: None retrieves
-    nothing (Re-MP alone). first_masks: given masks by frame. offers: boxes that the tubes
-    of the last iteration offer as templates. tracklets: accepted so far; what they cover
-    (IoU over `skip_iou`) or have settled is left out. masks, vectors: what is known of boxes
-    already. Converged if a later iteration finds nothing.
+    proposals: None retrieves nothing (Re-MP alone). offers: boxes that the tubes of the
+    iterations settings.offering() offer as templates. tracklets: accepted so far; what they
+    cover (IoU over `skip_iou`) or have settled is left out. iteration: from 1; only the first
+    returns the given masks. Converged if a later iteration finds nothing.
     """
-    starts = given_starts(first_masks, networks) if iteration == 1 else []
+    features, first_masks = retrieval.features, retrieval.first_masks
+    starts = given_starts(first_masks, retrieval.networks) if iteration == 1 else []
     added: list[tuple[int, int]] = []
     if proposals is not None:
-        gallery, added = templates(features, first_masks, offers, networks, settings, vectors)
+        gallery, added = templates(retrieval, offers)
         size, done = extent(features), settled(tracklets, len(features))
         for j in range(len(features)):
-            found = retrieve(j, proposals, gallery, first_masks, settings)
+            found = retrieve(j, proposals, gallery, first_masks, retrieval.settings)
             wanted = [c for c in found if c.object_id not in done]
             starts += [
                 start
-                for start in _retrieved(j, features, wanted, networks, masks)
-                if not covered(start, tracklets, skip_iou, size)
+                for start in _retrieved(retrieval, j, wanted)
+                if not covered(start, tracklets, retrieval.skip_iou, size)
             ]
     starts.sort(key=rank)
     return Matches(tuple(starts), iteration > 1 and not starts, tuple(added))
@@ -95,72 +105,73 @@ def given_starts(first_masks: Mapping[int, IndexMask], networks: Networks) -> li
 
 
 def templates(
-    features: FeatureReader,
-    first_masks: Mapping[int, IndexMask],
-    offers: Offers | None,
-    networks: Networks,
-    settings: MatchesSettings,
-    memo: BoxMemo,
+    retrieval: Retrieval, offers: Sequence[Offers]
 ) -> tuple[dict[int, Array], list[tuple[int, int]]]:
     """Template embeddings (K, 256) of every object: given masks and confirmed offers.
 
-    Also (frame, object) of the offers among them.
+    offers: of one iteration after the other. Also (frame, object) of the offers among them.
     """
-
-    def embed(j: int, boxes: Sequence[Box]) -> list[Array]:
-        return seen(memo, j, boxes, lambda missing: networks.embed(features.coarse(j), missing))
-
-    added: list[tuple[int, int]] = []
     gallery: Templates = {}
     given: set[tuple[int, int]] = set()
-    for j, mask in sorted(first_masks.items()):
+    for j, mask in sorted(retrieval.first_masks.items()):
         ids = object_ids(mask)
         boxes = [tight(mask == i) for i in ids]
-        for i, vector in zip(ids, embed(j, boxes), strict=True):
+        for i, vector in zip(ids, _embed(retrieval, j, boxes), strict=True):
             gallery.setdefault(i, []).append(vector)
             given.add((j, i))
-    if offers is not None:
-        vectors: dict[int, Array] = {}
+    added: dict[int, list[int]] = {i: [] for i in gallery}
+    for part in offers:
+        expand(gallery, added, part, given, retrieval.settings, _of_offers(retrieval, part))
+    joined = {i: np.stack(vectors) for i, vectors in sorted(gallery.items())}
+    return joined, [(j, i) for i, frames in sorted(added.items()) for j in sorted(frames)]
 
-        def embed_offer(n: int) -> Array:
-            # the offers of one frame together, each frame read at most once
-            if n not in vectors:
-                here = np.flatnonzero(offers.frames == offers.frames[n])
-                rows = embed(int(offers.frames[n]), list(offers.boxes[here]))
-                vectors.update(zip(here.tolist(), rows, strict=True))
-            return vectors[n]
 
-        added = expand(gallery, offers, given, settings, embed_offer)
-    return {i: np.stack(vectors) for i, vectors in sorted(gallery.items())}, added
+def _embed(retrieval: Retrieval, j: int, boxes: Sequence[Box]) -> list[Array]:
+    """Embeddings (256,) of boxes of frame j."""
+    f, embed = retrieval.features, retrieval.networks.embed
+    return seen(retrieval.vectors, j, boxes, lambda missing: embed(f.coarse(j), missing))
+
+
+def _of_offers(retrieval: Retrieval, offers: Offers) -> Callable[[int], Array]:
+    """The embedding (256,) of offer n; those of one frame together, each frame read once."""
+
+    @cache
+    def of_frame(j: int) -> dict[int, Array]:
+        here = np.flatnonzero(offers.frames == j)
+        rows = _embed(retrieval, j, list(offers.boxes[here]))
+        return dict(zip(here.tolist(), rows, strict=True))
+
+    return lambda n: of_frame(int(offers.frames[n]))[n]
 
 
 def expand(
     gallery: Templates,
+    added: Mapping[int, list[int]],
     offers: Offers,
     given: Set[tuple[int, int]],
     settings: MatchesSettings,
     embed: Callable[[int], Array],
-) -> list[tuple[int, int]]:
-    """Template expansion (section 3.3): add confirmed offers to `gallery`; their (frame, object).
+) -> None:
+    """Template expansion (section 3.3): confirmed offers join `gallery`, their frames `added`.
 
     The most confident first, and of equal ones the earliest: an offer is added if one of
     its object's templates is as similar as rho_reid, and no template of another object more
     so (a tube may have gone over to another object), at most settings.templates an object and
-    at least settings.template_gap frames apart. given: (frame, object) of the given
-    masks, which are templates already. embed(n): embedding (256,) of offer n.
+    at least settings.template_gap frames from another that was added. added: frames by object,
+    also of the iterations before. given: (frame, object) of the given masks, which are templates
+    already. embed(n): embedding (256,) of offer n.
     """
-    added: dict[int, list[int]] = {i: [] for i in gallery}
+    most = {i: len(frames) + settings.templates for i, frames in added.items()}
     for n in np.lexsort((offers.frames, -offers.confidences)).tolist():
         j, i = int(offers.frames[n]), int(offers.objects[n])
         near = any(abs(j - k) < settings.template_gap for k in added[i])
-        if near or (j, i) in given or len(added[i]) >= settings.templates:
+        if near or (j, i) in given or len(added[i]) >= most[i]:
             continue
         vector = embed(n)
         alike = {k: max(float(known @ vector) for known in v) for k, v in gallery.items()}
         if alike[i] >= max(settings.rho_reid, *alike.values()):
             gallery[i].append(vector)
             added[i].append(j)
-    return [(j, i) for i, frames in sorted(added.items()) for j in sorted(frames)]
 
 
 def retrieve(
@@ -170,11 +181,12 @@ def retrieve(
     first_masks: Mapping[int, IndexMask],
     settings: MatchesSettings,
 ) -> list[Candidate]:
-    """The best proposal of frame j for each object, where similar enough.
+    """The proposals of frame j that are similar enough to an object's templates.
 
     gallery: templates (K, 256) by object, ascending. A proposal belongs to the object that
     it is most similar to; similarity is the largest cosine to its templates plus the weighted
-    evidence. Objects whose mask is given in frame j are left out.
+    evidence. Of each object all that are over rho_reid, or by settings.starts only the best,
+    and none if its mask is given in frame j.
     """
     vectors, boxes = proposals.embeddings(j), proposals.boxes(j)
     if not len(vectors):
@@ -186,22 +198,18 @@ def retrieve(
     found = []
     for row, i in enumerate(gallery):
         mine = np.flatnonzero((nearest == row) & (similarity[row] > settings.rho_reid))
-        if i not in given and len(mine):
-            best = mine[similarity[row, mine].argmax()]
-            found.append(Candidate(i, float(similarity[row, best]), boxes[best]))
+        if settings.starts == "best":
+            wanted = len(mine) > 0 and i not in given
+            mine = mine[[similarity[row, mine].argmax()]] if wanted else mine[:0]
+        found += [Candidate(i, float(similarity[row, n]), boxes[n]) for n in mine]
     return found
 
 
-def _retrieved(
-    j: int,
-    features: FeatureReader,
-    found: Sequence[Candidate],
-    networks: Networks,
-    memo: BoxMemo,
-) -> Iterator[StartingPoint]:
+def _retrieved(retrieval: Retrieval, j: int, found: Sequence[Candidate]) -> Iterator[StartingPoint]:
     """Candidates of frame j with their masks; those without a mask are dropped."""
+    f, look = retrieval.features, retrieval.networks.masks
     boxes = [c.box for c in found]
-    masks = seen(memo, j, boxes, lambda missing: networks.masks(features.coarse(j), missing))
+    masks = seen(retrieval.masks, j, boxes, lambda missing: look(f.coarse(j), missing))
     for c, mask in zip(found, masks, strict=True):
         if (mask > 127).any():
             yield StartingPoint(j, c.object_id, c.similarity, c.box, mask, given=False)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from models import geometry
+from models.msk import MSK
 from models.networks import Networks, to_bytes
 from stages.boxmask import merge, object_ids
 from stages.frames import resize_mask
@@ -36,7 +37,7 @@ def msk(
     what was propagated there. Confidences follow the object IDs, ascending. ValueError if
     the weights hold no msk.
     """
-    networks.need("msk")
+    networks.need("msk", MSK)
     height, width = next(iter(first_masks.values())).shape
     working = frames[0].shape[:2]
     first_seen = {j: resize_mask(mask, working) for j, mask in first_masks.items()}
@@ -94,7 +95,7 @@ def _step(
     states: Mapping[int, Tensor], image: Image, field: Array, networks: Networks
 ) -> dict[int, Tensor]:
     """Probabilities (1, 1, H, W) of every object in the next frame, `image`."""
-    assert networks.msk is not None
+    network = networks.need("msk", MSK)
     height, width = image.shape[:2]
     with networks.inference():
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(networks.device)
@@ -105,7 +106,7 @@ def _step(
         frame = points.new_tensor([[0, 0, width, height]])
         # one object at a time: its mask never depends on how many there are
         logits = {
-            i: networks.msk(batch, geometry.sample_box(mask, frame, points))
+            i: network(batch, geometry.sample_box(mask, frame, points))
             for i, mask in states.items()
         }
         # torch.sigmoid() rounds the end of each thread's share of a large tensor differently

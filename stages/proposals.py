@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.networks import Networks
+from models.rpn import RPN
 from stages.settings import ProposalsSettings
 from stages.types import FeatureReader
 
@@ -28,11 +29,10 @@ def proposals(
     objectness (M,) float32 in 0..1, highest first, M <= settings.per_frame. ValueError if
     the weights hold no rpn.
     """
-    networks.need("rpn")
-    assert networks.rpn is not None
+    rpn = networks.need("rpn", RPN)
     for j in range(len(features)):
         with networks.inference():
             f = networks.tensor(features.coarse(j))[None].to(networks.dtype)
-            found = networks.rpn.propose(f, size, per_frame=settings.per_frame, nms=settings.nms)
+            found = rpn.propose(f, size, per_frame=settings.per_frame, nms=settings.nms)
             boxes, objectness = found[0]
             yield boxes.float().cpu().numpy(), objectness.float().cpu().numpy()

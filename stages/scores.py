@@ -1,8 +1,7 @@
 """Region similarity J, boundary accuracy F and the quality of starting points (section 4).
 
 J and F are those of the official DAVIS tools, to the last digit; only the work is less:
-nothing outside an object is looked at, and what is left of a mask is packed, a bit a pixel,
-into one long integer, which Python shifts, joins and counts as a whole.
+nothing outside an object is looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -83,18 +83,6 @@ class StartCounts:
         return self.found / self.visible if self.visible else math.nan
 
 
-def jf(predicted: IndexMask, truth: IndexMask, object_id: int) -> tuple[float, float]:
-    """J and F of one object in one frame, as the official tool computes them.
-
-    predicted, truth: (H, W). Void (255) of the truth counts as background. J is 1 and F is 1
-    where both are empty. ValueError if the shapes differ.
-    """
-    _same_shape(predicted, truth)
-    a, b = _plane(predicted, object_id), _plane(truth, object_id)
-    window = _window(a, b)
-    return _jf(a[window], b[window], _radius(*truth.shape))
-
-
 def score_video(
     predicted: Iterable[IndexMask], annotations: Annotations, objects: Sequence[int]
 ) -> Scores:
@@ -108,7 +96,8 @@ def score_video(
         truth = annotations(frame)
         if truth is None:
             continue
-        _same_shape(mask, truth, f"frame {frame}: ")
+        if mask.shape != truth.shape:
+            raise ValueError(f"frame {frame}: mask is {mask.shape}, annotation is {truth.shape}")
         window = _window(mask, truth)
         radius, mask, truth = _radius(*truth.shape), mask[window], truth[window]
         for i in objects:
@@ -189,11 +178,6 @@ def unknown_ids(mask: IndexMask, objects: Collection[int]) -> list[int]:
     return sorted(set(np.unique(mask).tolist()) - known)
 
 
-def _same_shape(predicted: IndexMask, truth: IndexMask, where: str = "") -> None:
-    if predicted.shape != truth.shape:
-        raise ValueError(f"{where}mask is {predicted.shape}, annotation is {truth.shape}")
-
-
 def _plane(mask: IndexMask, object_id: int) -> Plane:
     return (mask == object_id).view(np.uint8)
 
@@ -215,67 +199,35 @@ def _radius(height: int, width: int) -> int:
 
 def _jf(a: Plane, b: Plane, radius: int) -> tuple[float, float]:
     """J and F of two masks cropped by _window()."""
-    height, width = a.shape
-    grid = _Grid(height, width, radius)
-    bits_a, bits_b = grid.pack(a), grid.pack(b)
-    union = grid.count(bits_a | bits_b)
+    union = cv2.countNonZero(a | b)
     if not union:
         return 1.0, 1.0
-    j = grid.count(bits_a & bits_b) / union
-    edge_a, edge_b = grid.boundary(bits_a), grid.boundary(bits_b)
-    n_a, n_b = edge_a.bit_count(), edge_b.bit_count()
+    j = cv2.countNonZero(a & b) / union
+    edge_a, edge_b = _boundary(a), _boundary(b)
+    n_a, n_b = cv2.countNonZero(edge_a), cv2.countNonZero(edge_b)
     if not n_a or not n_b:
         return j, float(n_a == n_b)
-    precision = (edge_a & grid.dilate(edge_b)).bit_count() / n_a
-    recall = (edge_b & grid.dilate(edge_a)).bit_count() / n_b
+    disk = _disk(radius)
+    precision = cv2.countNonZero(edge_a & cv2.dilate(edge_b, disk)) / n_a
+    recall = cv2.countNonZero(edge_b & cv2.dilate(edge_a, disk)) / n_b
     both = precision + recall
     return j, 2 * precision * recall / both if both else 0.0
 
 
-class _Grid:
-    """Masks of one size as integers: row after row, the first pixel the highest bit.
+def _boundary(mask: Plane) -> Plane:
+    """The official one-pixel boundary: the pixel to the right, below or both differs.
 
-    Rows are padded so that nothing a radius away reaches a neighbouring row's pixels, and to
-    the right and below every mask is continued by one pixel of its own, since the official
-    boundary counts the neighbour missing there as equal.
+    To the right and below the mask goes on as it ends there.
     """
+    wide = cv2.copyMakeBorder(mask, 0, 1, 0, 1, cv2.BORDER_REPLICATE)
+    return (mask ^ wide[:-1, 1:]) | (mask ^ wide[1:, :-1]) | (mask ^ wide[1:, 1:])
 
-    def __init__(self, height: int, width: int, radius: int) -> None:
-        self.height, self.width, self.radius = height, width, radius
-        self.stride = -(-(width + max(1, radius)) // 8) * 8
-        row = ((1 << width) - 1) << (self.stride - width)
-        rows = row.to_bytes(self.stride // 8, "big") * height
-        self.inside = int.from_bytes(rows, "big") << self.stride
-        """the pixels that are not padding"""
 
-    def pack(self, mask: Plane) -> int:
-        """A mask (height, width) of 0 and 1."""
-        padded = np.zeros((self.height + 1, self.stride), np.uint8)
-        padded[:-1, : self.width] = mask
-        padded[:-1, self.width] = mask[:, -1]
-        padded[-1] = padded[-2]
-        return int.from_bytes(np.packbits(padded).tobytes(), "big")
-
-    def count(self, bits: int) -> int:
-        """Pixels inside."""
-        return (bits & self.inside).bit_count()
-
-    def boundary(self, bits: int) -> int:
-        """The official one-pixel boundary: the pixel to the right, below or both differs."""
-        south = bits << self.stride
-        return (bits ^ bits << 1 | bits ^ south | bits ^ south << 1) & self.inside
-
-    def dilate(self, bits: int) -> int:
-        """All within a disk; what it leaves in the padding is to be masked."""
-        wide = [bits]
-        for _ in range(self.radius):
-            wide.append(wide[-1] | wide[-1] << 1 | wide[-1] >> 1)
-        # Down and up a row at a time, joining at each what lies as wide as the disk is there.
-        down = up = 0
-        for row in range(self.radius, 0, -1):
-            half = wide[math.isqrt(self.radius**2 - row**2)]
-            down, up = (down | half) >> self.stride, (up | half) << self.stride
-        return down | up | wide[-1]
+@cache
+def _disk(radius: int) -> Plane:
+    """All within `radius` px of the centre."""
+    steps = np.arange(-radius, radius + 1) ** 2
+    return (steps + steps[:, None] <= radius**2).astype(np.uint8)
 
 
 def _iou(start: StartingPoint, truth: IndexMask) -> float:

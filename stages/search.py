@@ -19,7 +19,7 @@ from torchvision.ops import box_iou
 
 from models.backbone import STRIDE
 from models.networks import Networks
-from models.reid_network import SPREAD
+from models.reid_network import SPREAD, ReIDNetwork
 from stages.boxmask import object_ids, tight
 from stages.settings import SearchSettings
 from stages.types import FeatureReader, IndexMask
@@ -30,11 +30,11 @@ SCALES = (0.6, 1.0, 1.67)
 """sides of a window over those of the given box"""
 STEPS = 4
 """windows to a window's side: how finely the frame is searched"""
-BEST = 20
-"""windows of one scale that are looked at closer"""
-APART = 0.5
+BEST_WINDOWS = 20
+"""windows of one scale that are compared with one another"""
+OVERLAP_LIMIT = 0.5
 """IoU over which the less similar of two windows is dropped"""
-LEAST = 2.0 * STRIDE
+SHORTEST_SIDE = 2.0 * STRIDE
 """px, the shortest side of a window"""
 
 Array = npt.NDArray[np.float32]
@@ -64,7 +64,7 @@ def search(
     settings.windows of each object, and their Re-ID vectors (M, 256) float32. Free of any
     threshold. ValueError if the weights hold no reid.
     """
-    networks.need("reid")
+    networks.need("reid", ReIDNetwork)
     with networks.inference():
         templates = [
             template
@@ -81,9 +81,9 @@ def search(
 
 
 def _scene(f: npt.NDArray[np.float16], networks: Networks) -> Tensor:
-    """f (C, h, w) less its mean over the frame, which tells nothing apart.
+    """f (C, h, w) less its mean over the frame, which is no object's own.
 
-    In float64, so that which of two windows is better does not hang on how sums are ordered.
+    In float64, so that which of two windows is better does not depend on the order of sums.
     """
     whole = networks.tensor(f).double()
     return whole - whole.mean((1, 2), keepdim=True)
@@ -116,15 +116,15 @@ def windows(
             for scale in SCALES
         ]
         similarity, boxes = (torch.cat(column) for column in zip(*parts, strict=True))
-        kept.append(_apart(similarity, _inside(boxes, size), count))
+        kept.append(_without_overlap(similarity, _inside(boxes, size), count))
     return torch.cat(kept)
 
 
 def _similar(
     scene: Tensor, vectors: Tensor, own: Tensor, extent: tuple[float, float], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The BEST windows of one shape that are the object's own: similarity (n,), boxes (n, 4)."""
-    height, width = (max(side * scale, LEAST) for side in extent)
+    """The best windows of one shape that are the object's own: similarity (n,), boxes (n, 4)."""
+    height, width = (max(side * scale, SHORTEST_SIDE) for side in extent)
     ys, xs = (
         torch.arange(cells, device=scene.device, dtype=scene.dtype)[:: _stride(side)] * STRIDE
         + STRIDE / 2
@@ -136,7 +136,7 @@ def _similar(
     mine = every[:, own].amax(1)
     others = every[:, ~own].amax(1) if not bool(own.all()) else torch.full_like(mine, -torch.inf)
     mine = torch.where(mine >= others, mine, -torch.inf)
-    best = mine.argsort(descending=True, stable=True)[:BEST]
+    best = mine.argsort(descending=True, stable=True)[:BEST_WINDOWS]
     best = best[mine[best].isfinite()]
     y, x = ys[best // len(xs)], xs[best % len(xs)]
     half = scene.new_tensor([width / 2, height / 2, width / 2, height / 2])
@@ -173,15 +173,15 @@ def _inside(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
 
 
-def _apart(similarity: Tensor, boxes: Tensor, count: int) -> Tensor:
+def _without_overlap(similarity: Tensor, boxes: Tensor, count: int) -> Tensor:
     """The most similar boxes, none of which overlaps a better one."""
     kept: list[Tensor] = []
     for n in similarity.argsort(descending=True, stable=True).tolist():
         box = boxes[n : n + 1]
         if len(kept) == count:
             break
-        if float((box[0, 2:] - box[0, :2]).min()) < LEAST:
+        if float((box[0, 2:] - box[0, :2]).min()) < SHORTEST_SIDE:
             continue
-        if not kept or float(box_iou(box, torch.cat(kept)).max()) <= APART:
+        if not kept or float(box_iou(box, torch.cat(kept)).max()) <= OVERLAP_LIMIT:
             kept.append(box)
     return torch.cat(kept) if kept else boxes[:0]

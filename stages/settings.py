@@ -18,15 +18,30 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] = (),
+    later: bool = False,
 ) -> Any:
-    """A dataclass field with its documentation: sentence, range or choices."""
-    return field(
-        default=default, metadata={"text": text, "low": low, "high": high, "choices": choices}
-    )
+    """A dataclass field with its documentation: sentence, range or choices.
+
+    later: it came when artifacts without it were there already (Checked.keyed).
+    """
+    about = {"text": text, "low": low, "high": high, "choices": choices, "later": later}
+    return field(default=default, metadata=about)
 
 
 class Checked:
     """Validates every field of a settings dataclass against its documented range."""
+
+    def keyed(self) -> dict[str, Any]:
+        """The settings as a key holds them.
+
+        A later one only where it is not its default, so that artifacts of before keep their keys.
+        """
+        values = {item: getattr(self, item.name) for item in fields(self)}  # type: ignore[arg-type]
+        return {
+            item.name: value
+            for item, value in values.items()
+            if not item.metadata["later"] or value != item.default
+        }
 
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
@@ -95,6 +110,25 @@ class MatchesSettings(Checked):
     )
     templates: int = setting(20, "templates added an object and iteration, at most", low=0)
     template_gap: int = setting(3, "frames between two added templates of an object", low=1)
+    template_set: str = setting(
+        "chosen",
+        "templates besides the given masks: chosen anew from the masks of the iteration before, or "
+        "a set that only grows, as in the paper",
+        choices=("chosen", "growing"),
+        later=True,
+    )
+    starts: str = setting(
+        "best",
+        "proposals over rho_reid that become starting points: the best of each object and frame "
+        "without a given mask, or all, as in the paper",
+        choices=("best", "all"),
+        later=True,
+    )
+
+    def offering(self, iteration: int) -> range:
+        """Iterations whose tubes offer templates to an iteration, from 1."""
+        first = 1 if self.template_set == "growing" else max(1, iteration - 1)
+        return range(first, iteration)
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ def settled(tracklets: Sequence[Tracklet], frames: int) -> set[int]:
     """Objects that the tracklets of given masks hold in every one of `frames` frames.
 
     Linking takes no frame from such a tracklet, so whatever else starts from the object
-    changes nothing: propagating it would be work for naught (section 3.2, which skips what
-    does not affect the result).
+    changes nothing and need not be propagated (section 3.2 skips what does not affect the
+    result).
     """
     held: dict[int, set[int]] = {}
     for t in tracklets:

@@ -44,16 +44,24 @@ class TrackletMemo(Protocol):
     def put(self, tracklet: Tracklet) -> None: ...
 
 
+@dataclass(frozen=True)
+class Propagation:
+    """What every tracklet of a video is made with."""
+
+    features: FeatureReader
+    flow: FlowReader
+    networks: Networks
+    settings: TrackletsSettings
+    plain: bool = False
+    """Re-MP without attention"""
+
+
 def tracklets(
-    *,
-    iteration: int,
+    propagation: Propagation,
     starts: Sequence[StartingPoint],
     accepted: Sequence[Tracklet],
-    features: FeatureReader,
-    flow: FlowReader,
-    networks: Networks,
-    settings: TrackletsSettings,
-    plain: bool,
+    *,
+    iteration: int,
     wave: int,
     memo: TrackletMemo,
     progress: Progress,
@@ -61,21 +69,19 @@ def tracklets(
     """Accepted tracklets of all iterations so far: `accepted`, then the new ones.
 
     starts: in propagation order. A starting point that an accepted tracklet of its object
-    covers is skipped, and so is one of a settled object; a given one never. plain: Re-MP
-    without attention. wave: retrieved starting points propagated together. What the memo knows
-    is not propagated again.
+    covers is skipped, and so is one of a settled object; a given one never. wave: retrieved
+    starting points propagated together. What the memo knows is not propagated again.
     """
     kept = list(accepted)
-    size = extent(features)
-    given = [s for s in (*starts, *(t.start for t in accepted)) if s.given]
-    known = _remembered(given, features, networks, plain)
+    size, frames = extent(propagation.features), len(propagation.features)
+    known = _remembered(
+        propagation, [s for s in (*starts, *(t.start for t in accepted)) if s.given]
+    )
 
     def open_among(queue: Iterable[StartingPoint], new: Sequence[Tracklet]) -> list[StartingPoint]:
-        done = settled(kept, len(features))
+        done, skip = settled(kept, frames), propagation.settings.skip_iou
         return [
-            s
-            for s in queue
-            if s.given or not (s.object_id in done or covered(s, new, settings.skip_iou, size))
+            s for s in queue if s.given or not (s.object_id in done or covered(s, new, skip, size))
         ]
 
     queue = open_among(starts, kept)
@@ -84,8 +90,7 @@ def tracklets(
         count = sum(s.given for s in queue) or wave
         members, queue = queue[:count], queue[count:]
         before = len(kept)
-        grown = _grow(members, known, features, flow, networks, settings, plain, memo)
-        for start, tracklet in zip(members, grown, strict=True):
+        for start, tracklet in zip(members, _grow(propagation, members, known, memo), strict=True):
             if open_among([start], kept[before:]):
                 kept.append(replace(tracklet, start=start, iteration=iteration))
         queue = open_among(queue, kept[before:])
@@ -94,19 +99,12 @@ def tracklets(
 
 
 def _grow(
-    members: Sequence[StartingPoint],
-    known: Known,
-    features: FeatureReader,
-    flow: FlowReader,
-    networks: Networks,
-    settings: TrackletsSettings,
-    plain: bool,
-    memo: TrackletMemo,
+    propagation: Propagation, members: Sequence[StartingPoint], known: Known, memo: TrackletMemo
 ) -> list[Tracklet]:
     """The tracklet of every member, from the memo or propagated."""
     found = [memo.get(start) for start in members]
     fresh = [start for start, t in zip(members, found, strict=True) if t is None]
-    grown = iter(_propagate(fresh, known, features, flow, networks, settings, plain))
+    grown = iter(_propagate(propagation, fresh, known))
     result = []
     for tracklet in found:
         if tracklet is None:
@@ -118,7 +116,7 @@ def _grow(
 
 @dataclass
 class Trail:
-    """A starting point under way: its state where it starts, and what it left behind."""
+    """A starting point that is propagated: its state where it starts, and its masks so far."""
 
     start: StartingPoint
     state: State | None = None
@@ -136,13 +134,7 @@ class Trail:
 
 
 def propagate(
-    starts: Sequence[StartingPoint],
-    given: Sequence[StartingPoint],
-    features: FeatureReader,
-    flow: FlowReader,
-    networks: Networks,
-    settings: TrackletsSettings,
-    plain: bool,
+    propagation: Propagation, starts: Sequence[StartingPoint], given: Sequence[StartingPoint]
 ) -> list[Tracklet]:
     """Propagate every starting point both ways until it ends; none is skipped.
 
@@ -152,34 +144,26 @@ def propagate(
     flow frame is read once a direction, the features of a given mask once more. A starting
     point without a cell over 0.5 stays alone in its frame.
     """
-    known = _remembered(given, features, networks, plain)
-    return _propagate(starts, known, features, flow, networks, settings, plain)
+    return _propagate(propagation, starts, _remembered(propagation, given))
 
 
-def _remembered(
-    given: Sequence[StartingPoint], features: FeatureReader, networks: Networks, plain: bool
-) -> Known:
+def _remembered(propagation: Propagation, given: Sequence[StartingPoint]) -> Known:
     """What the given masks show: computed once, and not before it is asked for."""
+    remember, coarse = propagation.networks.remember, propagation.features.coarse
 
-    def remember() -> list[tuple[StartingPoint, Memory]]:
+    def remembered() -> list[tuple[StartingPoint, Memory]]:
         shown = [
-            (s, networks.remember(features.coarse(s.frame), s.box, s.mask, plain=plain))
-            for s in given
+            (s, remember(coarse(s.frame), s.box, s.mask, plain=propagation.plain)) for s in given
         ]
         return [(s, memory) for s, memory in shown if memory is not None]
 
-    return cache(remember)
+    return cache(remembered)
 
 
 def _propagate(
-    starts: Sequence[StartingPoint],
-    known: Known,
-    features: FeatureReader,
-    flow: FlowReader,
-    networks: Networks,
-    settings: TrackletsSettings,
-    plain: bool,
+    propagation: Propagation, starts: Sequence[StartingPoint], known: Known
 ) -> list[Tracklet]:
+    features, flow, networks = propagation.features, propagation.flow, propagation.networks
     trails = [Trail(start) for start in starts]
     moving = [trail for trail in trails if (trail.start.mask > 127).any()]
     last = len(features) - 1
@@ -194,14 +178,14 @@ def _propagate(
                 if (g.frame, g.object_id) != (s.frame, s.object_id)
             ]
             trail.state = networks.start(
-                *read(s.frame), s.box[None], s.mask[None], plain=plain, given=others
+                *read(s.frame), s.box[None], s.mask[None], plain=propagation.plain, given=others
             )
-            share = settings.abort_ratio * float(trail.state.areas[0])
-            trail.floor = max(settings.abort_area, share)
+            share = propagation.settings.abort_ratio * float(trail.state.areas[0])
+            trail.floor = max(propagation.settings.abort_area, share)
         return trail.state
 
     def step(state: State, j: int, flow_of: Callable[[int], npt.NDArray[np.float32]]) -> State:
-        return networks.step(state, *read(j), flow_of(j), plain=plain)
+        return networks.step(state, *read(j), flow_of(j), plain=propagation.plain)
 
     _walk(
         moving,

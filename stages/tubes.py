@@ -27,8 +27,8 @@ from stages.types import (
 
 VERSION = 7
 
-SURE = 1.0
-"""similarity that no cosine exceeds, only one with evidence beside it"""
+COSINE_LIMIT = 1.0
+"""no cosine exceeds it; a similarity above it has evidence in it"""
 
 
 def link(
@@ -41,7 +41,7 @@ def link(
     to it. Any other is merged unless it contradicts: its mean IoU over shared frames with its
     own object's tube is below settings.contradiction, or with another object's tube above
     settings.rival. A contradictory tracklet is dropped wholly, but for one that contradicts
-    only its own object's tube, is more similar than SURE to a given mask (so of the first
+    only its own object's tube, is more similar than COSINE_LIMIT to a given mask (so of the first
     iteration) and starts where the tube has no mask: it takes the frames around its start that
     the tube lacks. On shared frames the higher order keeps its mask.
     """
@@ -77,7 +77,7 @@ def _taken(
     own = _agreement(new, tracklets, tube, size)
     if own is None or own >= settings.contradiction:
         return free
-    if new.iteration == 1 and new.start.similarity > SURE and tube[new.start.frame] < 0:
+    if new.iteration == 1 and new.start.similarity > COSINE_LIMIT and tube[new.start.frame] < 0:
         return _run(free, new.start.frame)
     return None
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from models.config import Architecture
 from models.networks import Networks
-from models.weights import random_networks
 from stages.boxmask import cut
 from stages.embeddings import embeddings
 from stages.evidence import evidence
@@ -19,6 +18,7 @@ from stages.flow import decode, flow
 from stages.proposals import proposals
 from stages.settings import FlowSettings, ProposalsSettings
 from stages.types import StartingPoint, Tracklet
+from tests.networks import random_networks
 
 SIZE = (56, 72)
 FRAMES = 7

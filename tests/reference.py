@@ -265,23 +265,69 @@ def retrieved(
     given: Sequence[int],
     rho: float,
     weight: float,
+    every: bool = False,
 ) -> list[tuple[int, int, float]]:
-    """(object, proposal, similarity) of one frame."""
+    """(object, proposal, similarity) of one frame; every: of all proposals over rho."""
     best: dict[int, tuple[int, float]] = {}
+    found = []
     for n, vector in enumerate(vectors):
         scores = {
             i: max(cosine(vector, t) for t in gallery[i]) + weight * float(evidence[n][column])
             for column, i in enumerate(sorted(gallery))
         }
         winner = max(sorted(scores), key=lambda i: scores[i])
+        if scores[winner] > rho:
+            found.append((winner, n, scores[winner]))
         if scores[winner] > rho and (winner not in best or scores[winner] > best[winner][1]):
             best[winner] = (n, scores[winner])
+    if every:
+        return sorted(found, key=lambda row: row[:2])
     return [(i, n, s) for i, (n, s) in sorted(best.items()) if i not in given]
 
 
-# --- the official DAVIS 2017 tool ------------------------------------------------
+# --- J and F by their definition ------------------------------------------------------
 
 Binary = npt.NDArray[np.bool_]
+Pixels = set[tuple[int, int]]
+
+
+def naive_jf(predicted: Binary, truth: Binary) -> tuple[float, float]:
+    """J and F of two masks (H, W), pixel by pixel in plain Python."""
+    height, width = truth.shape
+    a, b = ({(int(y), int(x)) for y, x in np.argwhere(mask)} for mask in (predicted, truth))
+    if not a | b:
+        return 1.0, 1.0
+    j = len(a & b) / len(a | b)
+    edge_a, edge_b = naive_boundary(a, height, width), naive_boundary(b, height, width)
+    if not edge_a or not edge_b:
+        return j, float(len(edge_a) == len(edge_b))
+    radius = math.ceil(0.008 * math.hypot(height, width))
+    precision = len(naive_near(edge_a, edge_b, radius)) / len(edge_a)
+    recall = len(naive_near(edge_b, edge_a, radius)) / len(edge_b)
+    if precision + recall == 0:
+        return j, 0.0
+    return j, 2 * precision * recall / (precision + recall)
+
+
+def naive_boundary(inside: Pixels, height: int, width: int) -> Pixels:
+    """Pixels of which a neighbour to the right, below or both is on the other side."""
+    return {
+        (y, x)
+        for y in range(height)
+        for x in range(width)
+        for down, right in ((0, 1), (1, 0), (1, 1))
+        if ((y, x) in inside) != ((min(y + down, height - 1), min(x + right, width - 1)) in inside)
+    }
+
+
+def naive_near(some: Pixels, others: Pixels, radius: int) -> Pixels:
+    """Those of some pixels that lie within `radius` px of another."""
+    return {
+        (y, x) for y, x in some if any((y - v) ** 2 + (x - u) ** 2 <= radius**2 for v, u in others)
+    }
+
+
+# --- the official DAVIS 2017 tool ------------------------------------------------
 
 
 def official_j(truth: Binary, predicted: Binary) -> npt.NDArray[np.float64]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from cache.prune import prune, record_run, usage
 from cache.store import Store
 from tests.test_cache_schemas import store_example
 
+ROOT = Path(__file__).parents[1]
 BOX, MASK = np.zeros(4, np.float32), np.zeros((8, 8), np.uint8)
 TRACKLET = {"first": 0, "boxes": BOX[None], "masks": MASK[None]}
 
@@ -91,7 +95,7 @@ def test_newest_runs_count(tmp_path: Path) -> None:
     assert prune(store, min_age_s=0) == []
     found = prune(store, min_age_s=0, keep_runs=1, delete=True)
     assert names(store, found) == {"flow", "scores", "runs"}
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["matches.json"]
+    assert [p.parent.name for p in (tmp_path / "runs").rglob("*.json")] == ["matches"]
 
 
 def test_a_size_limit_takes_features_first_then_the_oldest(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_orphans_and_damaged_files(tmp_path: Path) -> None:
     path = store.path("flow", "demo", "bear", made)
     Path(f"{path}.0123.tmp").write_bytes(b"abc")
     Path(f"{path}.bad").write_bytes(b"abcd")
-    (tmp_path / "runs" / "two.json.0123.tmp").write_bytes(b"a")
+    (tmp_path / "runs" / "one" / "two.json.0123.tmp").write_bytes(b"a")
     assert prune(store) == []
     age(tmp_path, 7200)
     found = prune(store, delete=True)
@@ -141,9 +145,61 @@ def test_a_run_may_be_recorded_in_parts(tmp_path: Path) -> None:
 def test_an_unreadable_record_stops_pruning(tmp_path: Path) -> None:
     store = Store(tmp_path)
     record_run(store, "one", [])
-    (tmp_path / "runs" / "one.json").write_text("{")
-    with pytest.raises(CacheError, match=r"one\.json is no record of a run"):
-        prune(store)
+    (path,) = (tmp_path / "runs" / "one").iterdir()
+    for text in ("{", '{"keys": [], "time": 1}'):
+        path.write_text(text)
+        with pytest.raises(CacheError, match=rf"{path.name} is no record of a run"):
+            prune(store)
+
+
+def test_processes_that_record_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    """Four processes with 20 calls each, all on the record of one run."""
+    code = (
+        "import sys; from cache.prune import record_run; from cache.store import Store\n"
+        "store, n = Store(sys.argv[1]), int(sys.argv[2])\n"
+        "for k in range(20): record_run(store, 'one', [], [f'{n:016d}{k:016d}'[::-1]])\n"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(n)], cwd=ROOT)
+        for n in range(4)
+    ]
+    assert [process.wait() for process in running] == [0] * 4
+    wanted = {f"{n:016d}{k:016d}"[::-1] for n in range(4) for k in range(20)}
+    records = [json.loads(path.read_text()) for path in (tmp_path / "runs").rglob("*.json")]
+    assert {key for record in records for key in record["memo_keys"]} == wanted
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_same_keys_again_are_one_record_of_a_later_time(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    times = []
+    for keys in (["b", "a"], ["a", "b", "a"]):
+        record_run(store, "one", keys)
+        (path,) = (tmp_path / "runs" / "one").iterdir()
+        times.append(json.loads(path.read_text())["time"])
+        time.sleep(0.01)
+    assert times[1] > times[0]
+
+
+def test_a_record_of_an_older_version_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    old, new, lost = (store_example(store, "flow", seed=n)[0] for n in range(3))
+    record_run(store, "other", [lost])
+    runs = tmp_path / "runs"
+    written = {"time": time.time() + 5, "keys": [old], "memo_keys": []}
+    (runs / "one.json").write_text(json.dumps(written))
+    record_run(store, "one", [new])
+    assert prune(store, min_age_s=0) == []
+    # both records of one run are as new as the newer of them
+    found = prune(store, min_age_s=0, keep_runs=1, delete=True)
+    assert {item.path for item in found if item.path.suffix == ".h5"} == {
+        store.path("flow", "demo", "bear", lost)
+    }
+    assert {
+        path.stem if path.parent == runs else path.parent.name for path in runs.rglob("*.json")
+    } == {"one"}
+    prune(store, min_age_s=0, keep_runs=0, delete=True)
+    assert not list(runs.rglob("*.json"))
 
 
 def test_usage(tmp_path: Path) -> None:

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from models.weights import random_networks
 from pipeline import DrawAttention, DrawComparison
 from pipeline.commands import engine
 from pipeline.errors import UserError
 from pipeline.paper.figures import crop, grid, spread
 from stages.attention import attention
 from stages.settings import TrackletsSettings
-from stages.tracklets import propagate
+from stages.tracklets import Propagation, propagate
 from tests.clip import FRAMES, make_clip, same
+from tests.networks import random_networks
 from tests.tiny_run import command, ran, write_dataset, write_weights
 
 
@@ -27,8 +27,9 @@ def test_attention_is_of_the_tracklet_that_a_run_makes(frame: int) -> None:
     clip = make_clip()
     start, chosen = clip.start(frame, 1), TrackletsSettings()
     given = [clip.start(0, i, given=True) for i in (1, 3)]
-    tracklet, maps = attention(start, given, clip.features, clip.flow, clip.networks, chosen)
-    plain = propagate([start], given, clip.features, clip.flow, clip.networks, chosen, False)[0]
+    propagation = Propagation(clip.features, clip.flow, clip.networks, chosen)
+    tracklet, maps = attention(propagation, start, given)
+    plain = propagate(propagation, [start], given)[0]
     assert same(tracklet, plain)
     assert len(maps) == FRAMES - 1 - frame
     side = clip.networks.architecture.roi_size
@@ -55,7 +56,8 @@ def test_attention_is_of_the_tracklet_that_a_run_makes(frame: int) -> None:
 def test_attention_ends_with_its_tracklet() -> None:
     clip = make_clip()
     ends = TrackletsSettings(abort_area=1e6)
-    tracklet, maps = attention(clip.start(2, 3), [], clip.features, clip.flow, clip.networks, ends)
+    propagation = Propagation(clip.features, clip.flow, clip.networks, ends)
+    tracklet, maps = attention(propagation, clip.start(2, 3), [])
     assert len(tracklet.masks) == 1 and maps == []
 
 
@@ -63,7 +65,8 @@ def test_attention_without_the_module() -> None:
     clip = make_clip()
     networks = random_networks(clip.networks.architecture, modules=("trunk", "remp_plain"))
     with pytest.raises(ValueError, match="remp"):
-        attention(clip.start(0, 1), [], clip.features, clip.flow, networks, TrackletsSettings())
+        propagation = Propagation(clip.features, clip.flow, networks, TrackletsSettings())
+        attention(propagation, clip.start(0, 1), [])
 
 
 @given(

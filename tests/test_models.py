@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,24 +15,28 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models import resnet18
 
+import models
 from models import geometry
 from models.backbone import Backbone, Trunk, fold_batch_norms
-from models.config import Architecture
-from models.memory import EVERY, STAY, SURE, AppearanceMemory, Memory
+from models.config import LATER, Architecture
+from models.memory import KEPT_EVERY, KEPT_FRAMES, SURE_PROBABILITY, AppearanceMemory, Memory
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
 from models.propagation import memorise
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
+from models.rpn import RPN
 from models.weights import (
     BadWeights,
     build,
     load,
+    load_modules,
     module_digests,
-    random_networks,
+    read_architecture,
     read_header,
     save,
 )
+from tests.networks import random_networks
 
 TINY = Architecture.tiny()
 
@@ -73,7 +77,7 @@ def test_paper_heads_have_the_parameters_counted_by_hand() -> None:
     conv5 = conv5_parameters(1024, 512)
     assert count(build("mask", a)) == conv5 + 2048 + 1
     assert count(build("reid", a)) == conv5 + 2048 * 256 + 256
-    fuse = (512 + 1024 + 1) * 1024 + 1024
+    fuse = (512 + 1024) * 1024 + 1024
     to_hidden = 2048 * 512 + 512 + 2 * 512
     output = (512 * 256 * 9 + 256) + (256 * 128 * 9 + 128) + (128 * 9 + 1)
     plain = fuse + conv5 + to_hidden + output
@@ -109,7 +113,53 @@ def test_paper_remp_shapes() -> None:
     assert out.logits.shape == (1, 1, 28, 28)
     assert out.attention is not None
     assert out.attention.shape == (1, 1, 28, 28)
-    assert out.attention.mean().item() == pytest.approx(1, abs=1e-4)
+    assert out.attention.sum().item() == pytest.approx(1, abs=1e-4)
+
+
+def random_step(a: Architecture) -> tuple[ReMP, tuple[Tensor, Tensor, Tensor]]:
+    """A Re-MP with inputs h, x and the warped mask; alike for every architecture."""
+    torch.manual_seed(0)
+    inputs = torch.rand(1, 16, 8, 8), torch.rand(1, 256, 8, 8), torch.rand(1, 1, 8, 8)
+    torch.manual_seed(1)
+    return ReMP(a, 256).eval(), inputs
+
+
+@torch.no_grad()
+def test_the_warped_mask_is_an_input_of_n_r_or_not() -> None:
+    base = replace(TINY, refine=1, memory=False)
+    with_mask, (h, x, mask) = random_step(base)
+    without, _ = random_step(replace(base, mask_input=False))
+    assert with_mask.recur.fuse.in_channels == without.recur.fuse.in_channels + 1
+    assert torch.equal(without(h, x, mask).logits, without(h, x, 1 - mask).logits)
+    assert not torch.equal(with_mask(h, x, mask).hidden, with_mask(h, x, 1 - mask).hidden)
+    # equation (1): the same weights with the mask's own at zero
+    joined = torch.cat((without.recur.fuse.weight, torch.zeros(16, 1, 1, 1)), 1)
+    state = {**without.state_dict(), "recur.fuse.weight": joined}
+    with_mask.load_state_dict(state)
+    torch.testing.assert_close(with_mask(h, x, mask).hidden, without(h, x, mask).hidden)
+
+
+@torch.no_grad()
+def test_attention_is_the_softmax_scaled_or_not() -> None:
+    base = replace(TINY, refine=1, memory=False)
+    scaled, inputs = random_step(base)
+    printed, _ = random_step(replace(base, scale_attention=False))
+    one, other = scaled(*inputs), printed(*inputs)
+    assert scaled.attend is not None and one.attention is not None and other.attention is not None
+    softmax = torch.softmax(scaled.attend.score(inputs[0]).flatten(1), 1).view(1, 1, 8, 8)
+    torch.testing.assert_close(other.attention, softmax)
+    torch.testing.assert_close(one.attention, 64 * softmax)
+    torch.testing.assert_close(
+        other.logits, printed.output(other.hidden * softmax, inputs[2], None)
+    )
+    assert torch.equal(one.hidden, other.hidden) and not torch.equal(one.logits, other.logits)
+
+
+def test_the_paper_has_equations_1_and_2_as_printed() -> None:
+    paper = Architecture.paper()
+    assert not (paper.mask_input or paper.scale_attention or paper.memory or paper.reid_shortcut)
+    assert (paper.backbone, paper.refine, paper.roi_size) == ("resnet101", 1, 28)
+    assert Architecture.compact().mask_input and Architecture.compact().scale_attention
 
 
 def test_stock_weights_give_the_stock_features_up_to_layer2() -> None:
@@ -242,9 +292,8 @@ def test_a_result_does_not_depend_on_its_batch(precision: str) -> None:
 
 def test_proposals_lie_in_the_frame_and_are_sorted() -> None:
     nets = random_networks(TINY, 2)
-    assert nets.rpn is not None
     with nets.inference():
-        [(boxes, scores)] = nets.rpn.propose(
+        [(boxes, scores)] = nets.need("rpn", RPN).propose(
             torch.randn(1, 256, 12, 15), (96, 120), per_frame=7, nms=0.7
         )
     assert boxes.shape == (7, 4)
@@ -272,6 +321,32 @@ def test_module_digests_change_with_their_module_only(tmp_path: Path) -> None:
     a, b = module_digests(tmp_path / "a"), module_digests(tmp_path / "b")
     assert a["mask"] != b["mask"]
     assert (a["trunk"], a["reid"]) == (b["trunk"], b["reid"])
+
+
+def test_later_fields_move_no_key_while_they_have_their_defaults(tmp_path: Path) -> None:
+    """Weights files of before name none of them: they load alike, and so do their digests."""
+    module = {"remp": build("remp", TINY)}
+    for name, a in (("now", TINY), ("paper", replace(TINY, scale_attention=False))):
+        save(tmp_path / name, a, module, {})
+    header = read_header(tmp_path / "now")
+    assert not set(LATER) & set(header["architecture"])
+    assert header["architecture"] == {
+        name: list(value) if name == "anchors" else value
+        for name, value in asdict(TINY).items()
+        if name not in LATER
+    }
+    assert read_architecture(tmp_path / "now") == TINY
+    assert read_architecture(tmp_path / "paper") == replace(TINY, scale_attention=False)
+    assert module_digests(tmp_path / "now") != module_digests(tmp_path / "paper")
+
+
+def test_what_is_tuned_keeps_the_digests_of_modules_that_stay(tmp_path: Path) -> None:
+    """The shipped file's header does not name later fields, nor does that of its successor."""
+    path = Path(models.__file__).parent / "pretrained" / "compact.safetensors"
+    a = read_architecture(path)
+    assert a == Architecture.compact() and a.to_dict() == read_header(path)["architecture"]
+    save(tmp_path / "tuned", a, load_modules(path, ["reid"]), {}, torch.float16)
+    assert module_digests(tmp_path / "tuned")["reid"] == module_digests(path)["reid"]
 
 
 def test_bad_weights_are_named(tmp_path: Path) -> None:
@@ -410,25 +485,25 @@ def test_memory_follows_the_last_frame_and_one_in_some() -> None:
     start = network.write(
         (torch.rand(2, 256, m, m, generator=generator),), (torch.ones(2, 1, m, m),)
     )
-    memory = start._replace(age=torch.tensor([0, EVERY - 1]))
+    memory = start._replace(age=torch.tensor([0, KEPT_EVERY - 1]))
     lists: list[list[tuple[Tensor, Tensor]]] = [[], []]
     last: list[tuple[Tensor, Tensor]] = []
-    for t in range(1, EVERY * (STAY + 2)):
+    for t in range(1, KEPT_EVERY * (KEPT_FRAMES + 2)):
         x = torch.rand(2, 256, m, m, generator=generator)
         p = torch.rand(2, 1, m // 2, m // 2, generator=generator)
         memory = network.follow(memory, x, F.interpolate(p, s, mode="nearest"))
         keys = network.keys(F.avg_pool2d(x, 2))
         last = [(keys[n], p[n].flatten()) for n in range(2)]
-        for n, age in enumerate((t, t + EVERY - 1)):
-            if age % EVERY == 0:
-                lists[n] = [last[n], *lists[n]][:STAY]
+        for n, age in enumerate((t, t + KEPT_EVERY - 1)):
+            if age % KEPT_EVERY == 0:
+                lists[n] = [last[n], *lists[n]][:KEPT_FRAMES]
     assert torch.equal(memory.keys, start.keys) and torch.equal(memory.sides, start.sides)
     for n in range(2):
         for slot, (keys, p) in enumerate([last[n], *lists[n]]):
             at = slice(slot * cells, (slot + 1) * cells)
             assert torch.allclose(memory.later_keys[n, :, at], keys, atol=1e-6)
-            assert torch.equal(memory.later_sides[n, at, 0] > 0, p > SURE)
-            assert torch.equal(memory.later_sides[n, at, 1] > 0, p < 1 - SURE)
+            assert torch.equal(memory.later_sides[n, at, 0] > 0, p > SURE_PROBABILITY)
+            assert torch.equal(memory.later_sides[n, at, 1] > 0, p < 1 - SURE_PROBABILITY)
 
 
 def test_frames_that_are_not_there_yet_have_no_say() -> None:
@@ -471,20 +546,21 @@ def test_reid_reads_the_scene_less_its_mean_only_with_the_shortcut() -> None:
 def test_the_shortcut_is_the_network_whose_conv5_adds_nothing() -> None:
     nets = random_networks(TINY, 3)
     f = np.random.default_rng(0).normal(size=(512, 9, 14)).astype(np.float16)
-    channels = nets.reid.window is not None and nets.reid.project.in_features - 32
+    reid = nets.need("reid", ReIDNetwork)
+    channels = reid.window is not None and reid.project.in_features - 32
     f = f[:channels]
     boxes = np.array(
         [[0, 0, 112, 72], [3.3, 5.1, 40.7, 66.2], [90, 50, 112, 72], [20, 20, 21, 22]], np.float32
     )
-    assert nets.reid is not None and not nets.reid.learnt
+    assert not reid.learnt
     quick = nets.embed(f, boxes)
-    scene = nets.reid.scene(nets.tensor(f)[None])
+    scene = reid.scene(nets.tensor(f)[None])
     rois = geometry.roi_align(scene, nets.tensor(boxes), TINY.reid_size, 8, torch.zeros(4).long())
     with nets.inference():
-        whole = nets.reid(rois).numpy()
+        whole = reid(rois).numpy()
     np.testing.assert_allclose(quick, whole, atol=1e-5)
     # each box alike beside others
     np.testing.assert_array_equal(quick[1:2], nets.embed(f, boxes[1:2]))
-    nets.reid.project.weight[:, :32] = 0.1
-    assert nets.reid.learnt
+    reid.project.weight[:, :32] = 0.1
+    assert reid.learnt
     assert np.abs(nets.embed(f, boxes) - whole).max() > 1e-3

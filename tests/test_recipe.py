@@ -104,6 +104,30 @@ def test_first_iteration_stays_where_only_later_ones_change() -> None:
     assert base["matches(2)"] != other["matches(2)"]
 
 
+def test_a_later_setting_enters_a_key_only_where_it_is_not_its_default() -> None:
+    """Artifacts made before the setting came keep their keys."""
+    settings = recipes.plan(recipe(), "ant")["matches(2)"].content["settings"]
+    assert set(settings) == {"rho_reid", "evidence", "templates", "template_gap", "skip_iou"}
+    for name, value in (("template_set", "growing"), ("starts", "all")):
+        other = recipe({f"matches.{name}": value})
+        assert changed(other) == AFTER_MATCHES
+        assert recipes.plan(other, "ant")["matches(2)"].content["settings"] == {
+            **settings,
+            name: value,
+        }
+
+
+def test_growing_templates_read_the_tubes_of_all_iterations_before() -> None:
+    base, other = (
+        recipes.plan(recipe(), "ant"),
+        recipes.plan(recipe({"matches.template_set": "growing"}), "ant"),
+    )
+    for k in range(1, 5):
+        tubes = [f"tubes({i})" for i in range(1, k)]
+        assert [name for name in base[f"matches({k})"].reads if name[:2] == "tu"] == tubes[-1:]
+        assert sorted(n for n in other[f"matches({k})"].reads if n[:2] == "tu") == tubes
+
+
 def test_device_root_and_path_enter_no_key() -> None:
     moved = replace(recipe(), device="cpu", root="/elsewhere", split="train", masks="/masks")
     assert keys(moved, "ant") == keys(recipe(), "ant")

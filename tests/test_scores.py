@@ -17,9 +17,16 @@ from pipeline.datasets import open_dataset, rule_of
 from pipeline.datasets.demo import SPLIT, write_demo
 from pipeline.results.folder import score_folder
 from stages.boxmask import cut
-from stages.scores import aggregate, jf, mask_digest, score_video, starting_points, unknown_ids
+from stages.scores import aggregate, mask_digest, score_video, starting_points, unknown_ids
 from stages.types import IndexMask, StartingPoint
-from tests.reference import by_scipy, official_f, official_j, official_statistics, official_video
+from tests.reference import (
+    by_scipy,
+    naive_jf,
+    official_f,
+    official_j,
+    official_statistics,
+    official_video,
+)
 
 DAVIS = Path(__file__).parents[1] / ".." / "shared" / "data" / "davis16"
 
@@ -28,6 +35,12 @@ def official_jf(predicted: IndexMask, truth: IndexMask, object_id: int) -> tuple
     """The official formulas, with a dilation that shares nothing with ours."""
     a, b = (predicted == object_id)[None], (truth == object_id)[None]
     return float(official_j(b, a)[0]), float(official_f(b, a, by_scipy)[0])
+
+
+def jf(predicted: IndexMask, truth: IndexMask, object_id: int) -> tuple[float, float]:
+    """J and F of one object in one frame."""
+    scores = score_video([predicted], lambda _: truth, (object_id,))
+    return float(scores.j[0]), float(scores.f[0])
 
 
 def random_mask(rng: np.random.Generator, height: int, width: int) -> IndexMask:
@@ -65,8 +78,26 @@ def test_equal_to_the_official_formulas(
     scores = score_video([predicted], lambda _: truth, objects)
     for n, i in enumerate(objects):
         expected = official_jf(predicted, truth, i)
-        assert jf(predicted, truth, i) == pytest.approx(expected, abs=1e-9)
+        assert (scores.j[n], scores.f[n]) == pytest.approx(expected, abs=1e-9)
         assert (scores.j[n], scores.f[n]) == jf(predicted, truth, i)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    height=st.integers(1, 30),
+    width=st.integers(1, 180),
+    shift=st.none() | st.tuples(st.integers(-3, 3), st.integers(-3, 3)),
+)
+def test_equal_to_the_definition_pixel_by_pixel(
+    seed: int, height: int, width: int, shift: tuple[int, int] | None
+) -> None:
+    """To the last bit; wide frames have a tolerance of 2 px."""
+    rng = np.random.default_rng(seed)
+    truth = random_mask(rng, height, width)
+    predicted = moved(truth, *shift) if shift else random_mask(rng, height, width)
+    for i in (1, 2):
+        assert jf(predicted, truth, i) == naive_jf(predicted == i, truth == i)
 
 
 def test_equal_on_a_whole_set(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.boxmask import cut, tight
-from stages.evidence import POINTS, SHORT, Shown, evidence
+from stages.evidence import POINTS, SHORTLIST, Shown, evidence
 from tests import reference
 from tests.clip import FRAMES, Boxes, Clip, Features, make_clip
+from tests.networks import random_networks, without
 
 SIDE = 16
 """px of a cell of what the memory shows"""
@@ -76,11 +76,11 @@ def test_evidence_equals_the_loop(clip: Clip) -> None:
             share = nets.recognise(f, memory, plain=False).float().numpy()
             rows = [naive(share, b, m) for b, m in zip(boxes, masks, strict=True)]
             template = nets.embed(clip.features.coarse(0), tight(clip.annotations[0] == i)[None])[0]
-            hope = [
+            promise = [
                 reference.cosine(v, template) + hint
                 for v, (hint, _) in zip(clip.proposals.embeddings(j), rows, strict=True)
             ]
-            short = sorted(range(len(boxes)), key=lambda n: -hope[n])[:SHORT]
+            short = sorted(range(len(boxes)), key=lambda n: -promise[n])[:SHORTLIST]
             expected = [rows[n][1] if n in short else 0.0 for n in range(len(boxes))]
             np.testing.assert_allclose(found[j][:, column], expected, atol=2e-3)
 
@@ -90,8 +90,8 @@ def test_the_box_and_mask_of_what_is_shown_agree_most() -> None:
     share[2:4, 3:6] = 1.0
     boxes = torch.tensor([[48.0, 32, 96, 64], [48, 32, 72, 64], [40, 16, 140, 90], [0, 0, 30, 30]])
     shown = Shown(share, boxes)
-    hints = shown.hints()
-    assert int(hints.argmax()) == 0 and float(hints[3]) == 0
+    rough = shown.rough_agreement()
+    assert int(rough.argmax()) == 0 and float(rough[3]) == 0
     agreement = shown.agreement(torch.arange(4), torch.ones(4, 8, 8))
     assert int(agreement.argmax()) == 0 and float(agreement[3]) == 0
     assert float(agreement[0]) > 0.7
@@ -117,9 +117,8 @@ def test_frames_are_read_once_and_masks_remembered(clip: Clip) -> None:
     before = list(evidence(reader, clip.proposals, first, clip.networks, memo))
     assert set(reader.reads) == set(range(FRAMES))
     assert all(count == 1 + (j == 0) for j, count in reader.reads.items())
-    without = copy(clip.networks)
-    without.mask = None
-    again = list(evidence(reader, clip.proposals, first, without, memo))
+    bare = without(clip.networks, "mask")
+    again = list(evidence(reader, clip.proposals, first, bare, memo))
     for one, two in zip(before, again, strict=True):
         np.testing.assert_array_equal(one, two)
 

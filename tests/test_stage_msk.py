@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
+from models.msk import MSK
 from stages.msk import msk
 from tests import reference
 from tests.clip import FRAMES, SIZE, Clip, make_clip
+from tests.networks import random_networks
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +39,10 @@ def warped(previous: np.ndarray, field: np.ndarray) -> np.ndarray:
 
 
 def step(clip: Clip, previous: np.ndarray, j: int, field: np.ndarray) -> np.ndarray:
-    assert clip.networks.msk is not None
     image = torch.from_numpy(clip.images[j]).permute(2, 0, 1)[None]
     with clip.networks.inference():
         mask = torch.from_numpy(warped(previous, field))[None, None]
-        return torch.sigmoid(clip.networks.msk(image, mask))[0, 0].numpy()
+        return torch.sigmoid(clip.networks.need("msk", MSK)(image, mask))[0, 0].numpy()
 
 
 def test_msk_equals_one_object_and_one_frame_at_a_time(clip: Clip) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from copy import copy
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.backbone import Trunk
 from models.config import Architecture
-from models.weights import random_networks
 from stages.boxmask import tight
 from stages.embeddings import embeddings
 from stages.features import features
-from stages.matches import Templates, expand, matches, retrieve
+from stages.matches import Retrieval, Templates, expand, matches, retrieve
 from stages.proposals import proposals
 from stages.settings import MatchesSettings, ProposalsSettings
+from stages.starts import rank
 from stages.types import Matches, Offers, StartingPoint, Tracklet
 from tests import reference
 from tests.clip import FRAMES, SIZE, Boxes, Clip, Features, Proposals, make_clip
+from tests.networks import random_networks, without
 
 NOTHING = Offers(
     np.zeros(0, np.int32),
@@ -49,10 +52,9 @@ def test_features_do_not_depend_on_the_length_of_the_video(clip: Clip) -> None:
 
 
 def test_features_equal_the_network_on_one_frame(clip: Clip) -> None:
-    assert clip.networks.trunk is not None
     image = torch.from_numpy(clip.images[3]).permute(2, 0, 1)[None]
     with clip.networks.inference():
-        f, _ = clip.networks.trunk(image)
+        f, _ = clip.networks.need("trunk", Trunk)(image)
     np.testing.assert_allclose(f[0].numpy(), clip.features.coarse(3), rtol=2e-3, atol=2e-3)
 
 
@@ -85,21 +87,27 @@ def test_weights_without_a_module_are_named(clip: Clip) -> None:
         next(embeddings(clip.features, clip.proposals.boxes, bare))
 
 
-def run(clip: Clip, iteration: int = 1, **changes: object) -> Matches:
-    arguments: dict[str, object] = {
-        "iteration": iteration,
-        "features": clip.features,
-        "proposals": clip.proposals,
-        "first_masks": {0: clip.annotations[0]},
-        "offers": None,
-        "tracklets": (),
-        "networks": clip.networks,
-        "settings": MatchesSettings(rho_reid=0.5),
-        "skip_iou": 0.7,
-        "masks": Boxes(),
-        "vectors": Boxes(),
-    }
-    return matches(**{**arguments, **changes})  # type: ignore[arg-type]
+def run(
+    clip: Clip,
+    iteration: int = 1,
+    *,
+    offers: Sequence[Offers] = (),
+    tracklets: Sequence[Tracklet] = (),
+    retrieves: bool = True,
+    **changes: Any,
+) -> Matches:
+    """Matches of the clip with some fields of Retrieval changed."""
+    retrieval = Retrieval(
+        features=clip.features,
+        first_masks={0: clip.annotations[0]},
+        networks=clip.networks,
+        settings=MatchesSettings(rho_reid=0.5),
+        skip_iou=0.7,
+        masks=Boxes(),
+        vectors=Boxes(),
+    )
+    proposals = clip.proposals if retrieves else None
+    return matches(replace(retrieval, **changes), proposals, offers, tracklets, iteration)
 
 
 def naive(clip: Clip, rho: float, templates: dict[int, list[np.ndarray]]) -> list[StartingPoint]:
@@ -159,9 +167,9 @@ def test_later_iterations_return_only_what_is_retrieved_and_converge(clip: Clip)
 
 
 def test_without_retrieval_only_the_given_masks(clip: Clip) -> None:
-    first = run(clip, proposals=None)
+    first = run(clip, retrieves=False)
     assert [s.object_id for s in first.starts] == [1, 3] and not first.converged
-    assert run(clip, iteration=2, proposals=None) == Matches((), True)
+    assert run(clip, iteration=2, retrieves=False) == Matches((), True)
 
 
 def test_an_object_may_first_be_given_later(clip: Clip) -> None:
@@ -200,9 +208,7 @@ def test_masks_are_computed_once(clip: Clip) -> None:
     first = run(clip, masks=memo)
     before = dict(memo.known)
     assert len(before) >= len(first.starts) - 2
-    without = copy(clip.networks)
-    without.mask = None
-    second = run(clip, masks=memo, networks=without)
+    second = run(clip, masks=memo, networks=without(clip.networks, "mask"))
     assert memo.known == before
     for a, b in zip(first.starts, second.starts, strict=True):
         assert a.mask.tobytes() == b.mask.tobytes() and a.box.tobytes() == b.box.tobytes()
@@ -217,7 +223,7 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
         np.array([0.9, 0.95, 0.99, 0.97, 0.85, 0.95], np.float32),
     )
     chosen = MatchesSettings(rho_reid=0.5, template_gap=2, templates=3)
-    found = run(clip, iteration=2, offers=offers, settings=chosen)
+    found = run(clip, iteration=2, offers=[offers], settings=chosen)
     offered = [
         (j, 1, float(c), clip.networks.embed(clip.features.coarse(j), box[None])[0])
         for (j, box), c in zip(boxes.items(), offers.confidences, strict=True)
@@ -225,10 +231,9 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
     gallery = reference.expanded(given_templates(clip), offered, {(0, 1), (0, 3)}, 0.5, 3, 2)
     # no vector is computed that was seen before
     memo = Boxes()
-    run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo)
-    without = copy(clip.networks)
-    without.reid = None
-    again = run(clip, iteration=2, offers=offers, settings=chosen, vectors=memo, networks=without)
+    run(clip, iteration=2, offers=[offers], settings=chosen, vectors=memo)
+    bare = without(clip.networks, "reid")
+    again = run(clip, iteration=2, offers=[offers], settings=chosen, vectors=memo, networks=bare)
     assert [s.similarity for s in again.starts] == [s.similarity for s in found.starts]
     assert len(gallery[1]) == 4 and len(gallery[3]) == 1
     assert found.templates == ((1, 1), (3, 1), (6, 1))
@@ -238,7 +243,9 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
         (s.frame, s.object_id) for s in expected
     ]
     # an empty offer is no offer
-    assert len(run(clip, iteration=2, offers=NOTHING).starts) == len(run(clip, iteration=2).starts)
+    assert len(run(clip, iteration=2, offers=[NOTHING]).starts) == len(
+        run(clip, iteration=2).starts
+    )
 
 
 def unit(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -247,8 +254,16 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 999), st.integers(0, 9), st.floats(-1, 1), st.sampled_from([0.0, 0.2, 1.0]))
-def test_retrieval_equals_the_loop(seed: int, count: int, rho: float, weight: float) -> None:
+@given(
+    st.integers(0, 999),
+    st.integers(0, 9),
+    st.floats(-1, 1),
+    st.sampled_from([0.0, 0.2, 1.0]),
+    st.sampled_from(["best", "all"]),
+)
+def test_retrieval_equals_the_loop(
+    seed: int, count: int, rho: float, weight: float, starts: str
+) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit(rng, count)
     gallery = {i: unit(rng, int(rng.integers(1, 4))) for i in (2, 4, 7)}
@@ -258,10 +273,12 @@ def test_retrieval_equals_the_loop(seed: int, count: int, rho: float, weight: fl
     boxes = np.arange(count * 4, dtype=np.float32).reshape(-1, 4)
     reader = Proposals([boxes], [vectors], [values])
     known = {0: index} if seed % 2 else {}
-    chosen = MatchesSettings(rho_reid=rho, evidence=weight)
+    chosen = MatchesSettings(rho_reid=rho, evidence=weight, starts=starts)
     found = retrieve(0, reader, gallery, known, chosen)
     lists = {i: list(t) for i, t in gallery.items()}
-    expected = reference.retrieved(vectors, values, lists, [4] if known else [], rho, weight)
+    expected = reference.retrieved(
+        vectors, values, lists, [4] if known else [], rho, weight, starts == "all"
+    )
     assert [(c.object_id, int(c.box[0]) // 4) for c in found] == [(i, n) for i, n, _ in expected]
     for c, (_, _, similarity) in zip(found, expected, strict=True):
         assert c.similarity == pytest.approx(similarity, abs=1e-5)
@@ -284,7 +301,9 @@ def test_expansion_equals_the_loop(seed: int, count: int, gap: int, rho: float) 
     fixed = {(0, 1), (4, 2)}
     gallery: Templates = {i: list(v) for i, v in known.items()}
     chosen = MatchesSettings(rho_reid=rho, templates=count, template_gap=gap)
-    added = expand(gallery, offers, fixed, chosen, lambda n: vectors[n])
+    frames: dict[int, list[int]] = {i: [] for i in known}
+    expand(gallery, frames, offers, fixed, chosen, lambda n: vectors[n])
+    added = [(j, i) for i, found in frames.items() for j in found]
     offered = [
         (j, i, float(c), v) for (j, i), c, v in zip(rows, offers.confidences, vectors, strict=True)
     ]
@@ -293,6 +312,59 @@ def test_expansion_equals_the_loop(seed: int, count: int, gap: int, rho: float) 
         np.testing.assert_array_equal(gallery[i], expected[i])
         assert sum(i == object_id for _, object_id in added) == len(expected[i]) - len(known[i])
     assert set(added) <= set(rows) - fixed
+
+
+def test_all_proposals_over_rho_start_as_in_the_paper(clip: Clip) -> None:
+    one, every = (
+        run(clip, settings=MatchesSettings(rho_reid=0.5, starts=starts)).starts
+        for starts in ("best", "all")
+    )
+    places = [[(s.frame, s.object_id) for s in found] for found in (one, every)]
+    assert len(set(places[0])) == len(places[0]) and set(places[0]) <= set(places[1])
+    assert len(set(places[1])) < len(places[1])
+    # also where a mask is given
+    assert sum(j == 0 for j, _ in places[1]) > sum(j == 0 for j, _ in places[0]) == 2
+    assert [rank(s) for s in every] == sorted(rank(s) for s in every)
+    kept = {(s.frame, s.object_id, s.box.tobytes(), s.mask.tobytes()) for s in every}
+    assert {(s.frame, s.object_id, s.box.tobytes(), s.mask.tobytes()) for s in one} <= kept
+
+
+def offer(clip: Clip, *rows: tuple[int, int, float]) -> Offers:
+    """Offers of the annotated boxes, given as (frame, object, confidence)."""
+    boxes = [tight(clip.annotations[j] == i) for j, i, _ in rows]
+    return Offers(
+        np.array([j for j, _, _ in rows], np.int32),
+        np.array([i for _, i, _ in rows], np.int32),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array([c for _, _, c in rows], np.float32),
+    )
+
+
+def test_templates_are_chosen_anew_or_only_grow(clip: Clip) -> None:
+    first = offer(clip, (2, 1, 0.9), (4, 1, 0.95), (5, 3, 0.9))
+    second = offer(clip, (4, 1, 0.9), (6, 1, 0.95), (3, 3, 0.9))
+    limits = {"rho_reid": 0.5, "template_gap": 2, "templates": 1}
+    for name, wanted in (
+        ("chosen", {(6, 1), (3, 3)}),
+        ("growing", {(4, 1), (5, 3), (6, 1), (3, 3)}),
+    ):
+        chosen = MatchesSettings(template_set=name, **limits)
+        offers = [(first, second)[k - 1] for k in chosen.offering(3)]
+        found = run(clip, iteration=3, offers=offers, settings=chosen)
+        assert set(found.templates) == wanted
+        assert len(found.templates) == len(wanted)
+        again = run(clip, iteration=2, offers=[first], settings=chosen)
+        assert set(again.templates) == {(4, 1), (5, 3)}
+    # what was a template before keeps its distance from those that join
+    near = replace(chosen, templates=5, template_gap=3)
+    found = run(clip, iteration=3, offers=[first, second], settings=near)
+    assert {j for j, i in found.templates if i == 1} == {4}
+
+
+@given(st.integers(1, 20))
+def test_a_growing_set_takes_the_offers_of_all_iterations_before(k: int) -> None:
+    assert list(MatchesSettings().offering(k)) == ([k - 1] if k > 1 else [])
+    assert list(MatchesSettings(template_set="growing").offering(k)) == list(range(1, k))
 
 
 def test_features_are_read_only_where_there_are_candidates(clip: Clip) -> None:

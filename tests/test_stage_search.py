@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
 from stages.boxmask import tight
-from stages.search import APART, SCALES, STEPS, Template, search, windows
+from stages.search import OVERLAP_LIMIT, SCALES, STEPS, Template, search, windows
 from stages.settings import SearchSettings
 from tests import reference
 from tests.clip import FRAMES, SIZE, Clip, make_clip
+from tests.networks import random_networks
 
 SIDE = 8
 """px of a cell"""
@@ -67,7 +67,11 @@ def naive_windows(
         for _, (x0, y0, x1, y1) in sorted(found, key=lambda pair: -pair[0]):
             inside = [max(x0, 0), max(y0, 0), min(x1, SIZE[1]), min(y1, SIZE[0])]
             wide = min(inside[2] - inside[0], inside[3] - inside[1]) >= 2 * SIDE
-            if len(mine) < count and wide and all(box_iou(inside, m) <= APART for m in mine):
+            if (
+                len(mine) < count
+                and wide
+                and all(box_iou(inside, m) <= OVERLAP_LIMIT for m in mine)
+            ):
                 mine.append(inside)
         kept += mine
     return kept

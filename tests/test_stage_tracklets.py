@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 
@@ -14,10 +13,11 @@ from hypothesis import strategies as st
 from models.networks import Networks
 from stages.settings import TrackletsSettings
 from stages.starts import extent, rank
-from stages.tracklets import propagate, tracklets
+from stages.tracklets import Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
 from tests import reference
 from tests.clip import FRAMES, Clip, Features, Flow, Tracks, make_clip, same
+from tests.networks import without
 
 Calls = list[tuple[int, int]]
 
@@ -28,9 +28,7 @@ def clip() -> Clip:
 
 
 def powerless() -> Networks:
-    networks = copy(clip().networks)
-    networks.remp = None
-    return networks
+    return without(clip().networks, "remp")
 
 
 def run(
@@ -45,14 +43,10 @@ def run(
 ) -> list[Tracklet]:
     c = clip()
     return tracklets(
+        Propagation(c.features, c.flow, networks or c.networks, chosen or TrackletsSettings()),
+        starts,
+        accepted,
         iteration=iteration,
-        starts=starts,
-        accepted=accepted,
-        features=c.features,
-        flow=c.flow,
-        networks=networks or c.networks,
-        settings=chosen or TrackletsSettings(),
-        plain=False,
         wave=wave,
         memo=Tracks() if memo is None else memo,
         progress=lambda done, total: None if calls is None else calls.append((done, total)),
@@ -82,7 +76,7 @@ def expected(
 def grow(starts: list[StartingPoint], chosen: TrackletsSettings, plain: bool) -> list[Tracklet]:
     c = clip()
     given = [s for s in starts if s.given]
-    return propagate(starts, given, c.features, c.flow, c.networks, chosen, plain)
+    return propagate(Propagation(c.features, c.flow, c.networks, chosen, plain), starts, given)
 
 
 @st.composite
@@ -144,15 +138,8 @@ def test_each_frame_is_read_once_a_direction() -> None:
     c = clip()
     features, flow = Features(c.features.rows), Flow(c.flow.rows)
     starts = [c.start(j, i) for j in (0, 2, 3, 6) for i in (1, 3)]
-    propagate(
-        starts,
-        [],
-        features,
-        flow,
-        c.networks,
-        TrackletsSettings(abort_area=0, abort_ratio=0),
-        False,
-    )
+    chosen = TrackletsSettings(abort_area=0, abort_ratio=0)
+    propagate(Propagation(features, flow, c.networks, chosen), starts, [])
     assert max(features.reads.values()) <= 2 and sum(features.reads.values()) <= 2 * FRAMES
     assert set(flow.reads.values()) == {1} and len(flow.reads) == 2 * (FRAMES - 1)
 
@@ -224,15 +211,16 @@ def test_the_memo_serves_another_similarity_and_iteration() -> None:
 def test_given_masks_join_the_memory_of_every_tracklet() -> None:
     c, chosen = clip(), TrackletsSettings(abort_ratio=0, abort_area=0)
     starts = [c.start(3, 1), c.start(0, 1, given=True), c.start(0, 3, given=True)]
-    (alone,) = propagate(starts[:1], [], c.features, c.flow, c.networks, chosen, False)
-    (joined,) = propagate(starts[:1], starts[1:], c.features, c.flow, c.networks, chosen, False)
+    propagation = Propagation(c.features, c.flow, c.networks, chosen)
+    (alone,) = propagate(propagation, starts[:1], [])
+    (joined,) = propagate(propagation, starts[:1], starts[1:])
     other = replace(starts[0], object_id=3)
-    (swapped,) = propagate([other], starts[1:], c.features, c.flow, c.networks, chosen, False)
+    (swapped,) = propagate(propagation, [other], starts[1:])
     masks = [t.masks.tobytes() for t in (alone, joined, swapped)]
     assert len(set(masks)) == 3
     # a given mask is not its own rival
-    (first,) = propagate(starts[1:2], starts[1:2], c.features, c.flow, c.networks, chosen, False)
-    (bare,) = propagate(starts[1:2], [], c.features, c.flow, c.networks, chosen, False)
+    (first,) = propagate(propagation, starts[1:2], starts[1:2])
+    (bare,) = propagate(propagation, starts[1:2], [])
     assert same(first, bare)
 
 
@@ -260,7 +248,6 @@ def test_progress_ends_at_the_total() -> None:
 def test_one_frame_has_tracklets_of_one_mask() -> None:
     c = clip()
     features = Features(c.features.rows[:1])
-    (tracklet,) = propagate(
-        [c.start(0, 1)], [], features, Flow([]), c.networks, TrackletsSettings(), False
-    )
+    propagation = Propagation(features, Flow([]), c.networks, TrackletsSettings())
+    (tracklet,) = propagate(propagation, [c.start(0, 1)], [])
     assert tracklet.first == 0 and len(tracklet.masks) == 1

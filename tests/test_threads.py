@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from models.config import Architecture
-from models.weights import random_networks
+from models.rpn import RPN
 from stages.features import features
 from stages.flow import flow
 from stages.msk import _step
 from stages.settings import FlowSettings
 from tests.clip import Clip, make_clip
+from tests.networks import random_networks
 
 THREADS = (1, 2, 8)
 Arrays = list[np.ndarray]
@@ -57,9 +58,8 @@ def test_features_boxes_and_steps(clip: Clip, precision: str) -> None:
     def make() -> Arrays:
         (f, fine), (f_next, fine_next) = list(features(clip.images, nets))[:2]
         assert fine is not None and fine_next is not None
-        assert nets.rpn is not None
         with nets.inference():
-            found = nets.rpn.propose(
+            found = nets.need("rpn", RPN).propose(
                 nets.tensor(f)[None].to(nets.dtype), (height, width), per_frame=50, nms=0.7
             )[0]
         still = np.zeros((2, height, width), np.float32)

@@ -517,6 +517,25 @@ def test_from_nothing_to_masks(place: Path) -> None:
     assert len(list((place / "out/masks/ant").glob("*.png"))) == 4
 
 
+def test_each_kind_of_re_mp_may_have_a_trunk_of_its_own(place: Path) -> None:
+    """Table 1: no run leaves networks that another trunk taught, or that learnt nothing."""
+    weights = write_weights(place / "every.safetensors")
+    data = ("--data", f"davis17:{place / 'data'}:val", "--set", SHORT)
+    for learn, start, modules in (
+        ("attention", ("--architecture", "tiny"), {"remp"}),
+        ("no-attention", ("--weights", weights), {"remp_plain", "msk"}),
+    ):
+        path = place / f"{learn}.safetensors"
+        done = luigi(
+            place, "TrainDyeNet", *start, *data, "--set", f"learn={learn}", "--output", path
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(read_header(path)["modules"]) == {"trunk", "mask", "reid", *modules}
+        with (path.with_suffix(".training") / "log.csv").open() as file:
+            losses = set(next(csv.reader(file))) - {"iteration", "rate"}
+        assert losses == {"reid", "mask", *modules - {"msk"}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

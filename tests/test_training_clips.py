@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import cv2
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from stages.boxmask import VOID
 from tests.training_clips import SETTINGS, Drawn, make_clips, no_flow
 from training.clips import Clip, Clips, Layer, animate, colour, mirror, place, stack
-from training.motion import Step, grid
+from training.motion import CONTROLS, PLATE_GRID, Step, grid, thin_plate
+from training.settings import online
 
 SIZE = (60, 80)
 
@@ -107,6 +109,54 @@ def test_what_leaves_the_frame_does_not_return() -> None:
     # columns below 40 left in the second frame; the third shows them again, unmarked
     assert not (masks[2][:, :39] == 2).any()
     assert (flow[0][0] == 40).all() and (flow[1][0] == -40).all()
+
+
+def test_first_frames_stay_as_they_are_without_motion() -> None:
+    settings = replace(online(), motion=0.0, frames=3, height=64)
+    clips = Clips([Drawn("still", 1)], settings, no_flow)
+    for n in range(5):
+        clip = clips[n]
+        assert (clip.frames == clip.frames[:1]).all() and (clip.masks == clip.masks[:1]).all()
+        assert not clip.to_previous.any()
+    moved = Clips([Drawn("still", 1)], replace(settings, motion=0.1), no_flow)[0]
+    assert moved.to_previous.any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(20, 400), st.integers(20, 400))
+def test_a_thin_plate_solves_its_equations(seed: int, height: int, width: int) -> None:
+    """w and a of f(p) = sum w_i U(|p - p_i|) + a_0 + a_1 x + a_2 y by the normal equations."""
+    field = thin_plate(np.random.default_rng(seed), (height, width), 0.1)
+    rng = np.random.default_rng(seed)
+    places = rng.uniform(0, 1, (CONTROLS, 2)) * (width, height)
+    pulls = rng.normal(0, 0.025, (CONTROLS, 2)) * min(height, width)
+    side = math.hypot(width, height)
+
+    def terms(p: np.ndarray) -> tuple[list[float], list[float]]:
+        distances = [math.dist(p, q) / side for q in places]
+        return [r * r * math.log(r) if r else 0.0 for r in distances], [1, *(p / side)]
+
+    matrix = np.zeros((CONTROLS + 3, CONTROLS + 3))
+    for n, p in enumerate(places):
+        kernel, plane = terms(p)
+        matrix[n] = [*kernel, *plane]
+        matrix[n, n] += 1e-3
+        matrix[CONTROLS:, n] = plane
+    weights = np.linalg.solve(matrix, np.vstack((pulls, np.zeros((3, 2)))))
+    # on a coarse grid, bilinear between its points as a resized image is
+    rows, columns = (-(-n // PLATE_GRID) + 1 for n in (height, width))
+    coarse = np.array(
+        [
+            [
+                np.concatenate(terms(np.array([x, y]))) @ weights
+                for x in np.linspace(0, width, columns)
+            ]
+            for y in np.linspace(0, height, rows)
+        ],
+        np.float32,
+    )
+    expected = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(field, expected, atol=1e-3)
 
 
 def test_a_step_is_its_affine_map_and_its_bend() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from cache.files import write_file
+
 HEADER = "training"
 
 
 def write_state(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Write tensors and JSON values; the file appears whole or not at all."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(save(plain, {HEADER: json.dumps(about)}))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_file(path, save(plain, {HEADER: json.dumps(about)}))
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

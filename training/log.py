@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
+
+from cache.files import write_file
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -21,10 +24,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def write_log(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write log.csv, whole or not at all; floats keep every digit."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, names, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    temporary.replace(path)
+    text = io.StringIO()
+    table = csv.DictWriter(text, names, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_file(path, text.getvalue().encode())

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import RBFInterpolator
 
 Points = npt.NDArray[np.float32]
 """(..., 2) x, y px, pixel centres at integer + 0.5"""
 CONTROLS = 5
 """points that bend a thin plate"""
+STIFFNESS = 1e-3
+"""how much a thin plate resists, so that points close together do not tear it"""
 PLATE_GRID = 16
 """px between the points where a thin plate is evaluated; bilinear between them"""
 
@@ -43,31 +46,18 @@ def thin_plate(rng: np.random.Generator, size: tuple[int, int], strength: float)
     height, width = size
     places = rng.uniform(0, 1, (CONTROLS, 2)) * (width, height)
     pulls = rng.normal(0, strength / 4, (CONTROLS, 2)) * min(size)
+    # in units of the frame's diagonal, so that the stiffness means the same in every frame
     side = np.hypot(width, height)
-    plate = np.block(
-        [
-            [_kernel(places, places, side) + 1e-3 * np.eye(CONTROLS), _linear(places, side)],
-            [_linear(places, side).T, np.zeros((3, 3))],
-        ]
+    plate = RBFInterpolator(
+        places / side, pulls, kernel="thin_plate_spline", smoothing=STIFFNESS, degree=1
     )
-    weights = np.linalg.solve(plate, np.vstack((pulls, np.zeros((3, 2)))))
     rows, columns = (-(-n // PLATE_GRID) + 1 for n in size)
     coarse = np.stack(
         np.meshgrid(np.linspace(0, width, columns), np.linspace(0, height, rows)), -1
     ).reshape(-1, 2)
-    bent = np.hstack((_kernel(coarse, places, side), _linear(coarse, side))) @ weights
+    bent = plate(coarse / side)
     field = bent.reshape(rows, columns, 2).astype(np.float32)
     return cv2.resize(field, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def _kernel(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], side: float) -> np.ndarray:
-    """r^2 log r between points, in units of the frame's diagonal."""
-    r2 = (((a[:, None] - b[None]) / side) ** 2).sum(-1)
-    return np.asarray(r2 * np.log(np.maximum(r2, 1e-12)) / 2)
-
-
-def _linear(points: npt.NDArray[np.float64], side: float) -> np.ndarray:
-    return np.column_stack((np.ones(len(points)), points / side))
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class FrozenTrunk:
         device = frames.device.type
         if self._trunk is None:
             made = Networks(self.architecture, {"trunk": self.source}, device, self.precision)
-            self._trunk = made.trunk
+            self._trunk = made.need("trunk", Trunk)
         assert self._trunk is not None
         with torch.no_grad(), torch.autocast(device, enabled=False):
             rows = [self._trunk(part) for part in frames.split(FRAMES[device])]

@@ -8,6 +8,8 @@ from stages.settings import Checked, setting
 
 LEARN = {
     "all": ("mask", "reid", "remp", "remp_plain"),
+    "attention": ("mask", "reid", "remp"),
+    "no-attention": ("mask", "reid", "remp_plain"),
     "reid": ("reid",),
     "remp": ("remp", "remp_plain"),
     "masks": ("mask", "remp", "remp_plain"),
@@ -35,7 +37,9 @@ class TrainSettings(Checked):
     )
     mask_weight: float = setting(1.0, "lambda, the weight of L_mask and L_remp", low=0.0)
     learn: str = setting(
-        "all", "networks that learn: all together, or some alone", choices=tuple(LEARN)
+        "all",
+        "networks that learn: all together, all with one kind of Re-MP, or some alone",
+        choices=tuple(LEARN),
     )
     trunk: str = setting("train", "whether the trunk learns", choices=("train", "frozen"))
     precision: str = setting("fp32", "of the forward pass", choices=("fp32", "bf16"))
@@ -49,7 +53,12 @@ class TrainSettings(Checked):
     drift: float = setting(
         0.05, "speed of a pasted object at most, share of the shorter side a frame", low=0.0
     )
-    motion: float = setting(0.1, "size of the random motion of stills, share of a side", low=0.0)
+    motion: float = setting(
+        0.1,
+        "size of the random motion of stills and first frames, share of a side; 0: they stay as "
+        "they are",
+        low=0.0,
+    )
     objects: int = setting(3, "objects of a clip that Re-MP follows, at most", low=1)
     boxes: int = setting(4, "jittered boxes of each object in each frame", low=1)
     negatives: int = setting(8, "background boxes a frame that join OIM's queue", low=0)

@@ -166,14 +166,15 @@ class Attention(Drawing):
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         from stages.attention import attention
+        from stages.tracklets import Propagation
 
         attending = next(variant for variant in jobs if VARIANTS[variant].attention)
         job = jobs[attending]
         start = self._tracklet(job).start
         settings = job.recipe.settings.tracklets
         given = [t.start for t in job.tracklets(1) if t.start.given]
-        readers = job.features(), job.flow()
-        tracklet, maps = attention(start, given, *readers, job.networks, settings)
+        propagation = Propagation(job.features(), job.flow(), job.networks, settings)
+        tracklet, maps = attention(propagation, start, given)
         if not maps:
             raise UserError(
                 f"video {self.video}, object {self.object}: its propagation ends where it starts, "

@@ -39,8 +39,6 @@ FITTED = 100
 """frames that the reduction of joined backbones is fitted to"""
 PLOT_EVERY = 100
 """iterations between two drawings of the losses"""
-JOINT = ("trunk", *LEARN["all"])
-"""modules of the joint training"""
 FLOW = "medium"
 """preset of DIS; frames of a clip are scaled and pasted, so no cached flow fits them"""
 
@@ -265,18 +263,19 @@ class OfflineTrainer(Trainer):
 
 
 class TrainDyeNet(OfflineTrainer):
-    """Joint training: trunk, mask network, Re-ID network and both kinds of Re-MP (section 3.3).
+    """Joint training: trunk, mask network, Re-ID network and Re-MP (section 3.3).
 
-    A proposal network of the weights to start from stays only if the trunk does.
+    What reads the trunk and does not learn with it stays only if the trunk does.
     """
 
     def objective(self, networks: Modules, rows: Mapping[tuple[str, int], int]) -> Objective:
         from training.objectives import DyeNetObjective
 
-        networks |= self.fresh([name for name in JOINT if name not in networks])
+        names = ("trunk", *LEARN[self.settings.learn])
+        networks |= self.fresh([name for name in names if name not in networks])
         if self.settings.trunk == "train":
-            networks.pop("rpn", None)
-        chosen = {name: networks[name] for name in ("trunk", *LEARN[self.settings.learn])}
+            drop_unfit(networks, names)
+        chosen = {name: networks[name] for name in names}
         return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)
 
 
@@ -374,8 +373,14 @@ class FinetuneOnFirstFrames(Trainer):
         names = ("trunk", *LEARN[self.settings.learn])
         chosen = {name: networks[name] for name in names if name in networks}
         if self.settings.trunk == "train":
-            networks.pop("rpn", None)
+            drop_unfit(networks, names)
         return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)
+
+
+def drop_unfit(networks: Modules, learning: Iterable[str]) -> None:
+    """Drop what reads a trunk that moves and does not move with it; MSK has a trunk of its own."""
+    for name in networks.keys() - {*learning, "msk"}:
+        del networks[name]
 
 
 def with_settings(settings: TrainSettings, assignments: Iterable[str]) -> TrainSettings:

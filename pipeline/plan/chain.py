@@ -143,11 +143,15 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
         chain.add(
             "matches",
             k,
-            settings={**asdict(settings.matches), **skip} if retrieval else {},
+            settings={**settings.matches.keyed(), **skip} if retrieval else {},
             inputs=["features", *boxes, *before],
             sources=["first_masks"],
             modules=["mask", "reid"] if retrieval else [remp],
-            also=["frames", *converged[:-1]],
+            also=[
+                "frames",
+                *converged[:-1],
+                *(label("tubes", i) for i in settings.matches.offering(k)),
+            ],
         )
         chain.add(
             "tracklets",

@@ -180,7 +180,6 @@ def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str,
     except BadWeights as error:
         raise UserError(str(error)) from error
     with reporting(memo):
-        memo.parent.mkdir(parents=True, exist_ok=True)
         write_file(memo, json.dumps(found).encode())
     return found
 

@@ -7,8 +7,6 @@ so that a worker on another machine can rebuild any task from a short digest.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cache.keys
+from cache.files import write_file
 from pipeline.errors import UserError
 from pipeline.plan.settings import RunSettings
 
@@ -62,11 +61,7 @@ class Recipe:
         if path.exists():
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            with os.fdopen(handle, "w") as file:
-                json.dump(self.to_dict(), file, indent=1, sort_keys=True)
-            Path(temporary).replace(path)
+            write_file(path, json.dumps(self.to_dict(), indent=1, sort_keys=True).encode())
         except OSError as error:
             raise UserError(
                 f"cache root {cache_root}: cannot write to it ({error.strerror}); give another "

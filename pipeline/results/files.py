@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.files import write_file
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,12 +19,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all; UserError if the place cannot be written to."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8", newline="")
-        temporary.replace(path)
+        write_file(path, text.encode())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

@@ -173,9 +173,9 @@ class Job:
         baseline = self.recipe.settings.variant.baseline
         return self.open("msk" if baseline else label("tubes", k))
 
-    def offers(self, k: int) -> Offers | None:
+    def offers(self, k: int) -> Offers:
         """Boxes that the tubes of iteration k offer as templates."""
-        return artifacts.get_offers(self.open(label("tubes", k))) if k else None
+        return artifacts.get_offers(self.open(label("tubes", k)))
 
     def converged(self, k: int) -> bool:
         """Whether iteration k found nothing new: all that follows repeats what was before."""

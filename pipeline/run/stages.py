@@ -218,23 +218,21 @@ class Matches(Stage):
 
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import put_matches
-        from stages.matches import matches
+        from stages.matches import Retrieval, matches
 
-        settings, networks = job.recipe.settings, job.networks
+        settings, networks, k = job.recipe.settings, job.networks, self.iteration
+        offers = [job.offers(i) for i in settings.matches.offering(k)]
         with job.mask_memo() as masks, job.vector_memo() as vectors:
-            found = matches(
-                iteration=self.iteration,
+            retrieval = Retrieval(
                 features=job.features(),
-                proposals=job.proposals(),
                 first_masks=job.working_masks(),
-                offers=job.offers(self.iteration - 1),
-                tracklets=job.tracklets(self.iteration - 1),
                 networks=networks,
                 settings=settings.matches,
                 skip_iou=settings.tracklets.skip_iou,
                 masks=masks,
                 vectors=vectors,
             )
+            found = matches(retrieval, job.proposals(), offers, job.tracklets(k - 1), k)
         with job.write() as out:
             put_matches(out, found, networks.architecture.mask_size)
 
@@ -246,19 +244,18 @@ class Tracklets(Stage):
 
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import put_tracklets
-        from stages.tracklets import tracklets
+        from stages.tracklets import Propagation, tracklets
 
-        settings, networks = job.recipe.settings, job.networks
+        settings, networks, k = job.recipe.settings, job.networks, self.iteration
+        propagation = Propagation(
+            job.features(), job.flow(), networks, settings.tracklets, settings.plain
+        )
         with job.tracklet_memo() as memo:
             found = tracklets(
-                iteration=self.iteration,
-                starts=job.matches(self.iteration).starts,
-                accepted=job.tracklets(self.iteration - 1),
-                features=job.features(),
-                flow=job.flow(),
-                networks=networks,
-                settings=settings.tracklets,
-                plain=settings.plain,
+                propagation,
+                job.matches(k).starts,
+                job.tracklets(k - 1),
+                iteration=k,
                 wave=WAVE[job.device],
                 memo=memo,
                 progress=job.progress,

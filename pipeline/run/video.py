@@ -48,7 +48,8 @@ class VideoFiles:
         """Names, size and digests of the frames; BadInput if they or the masks are unfit."""
         from stages.frames import manifest, mask_files
 
-        found = manifest(self.source.frames, self.video)
+        with FileDigests(self._root) as digests:
+            found = manifest(self.source.frames, self.video, digests.digest)
         last = max(self.source.first_masks)
         if last >= len(found.names):
             raise UserError(
