@@ -43,11 +43,11 @@ class OIM(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of embeddings (N, 256) of length 1 with labels (N,) int64."""
-        known = labels >= 0
-        if not known.any():
-            return embeddings.sum() * 0
         memory = torch.cat((self.table, self.queue)).to(embeddings)
-        return F.cross_entropy(embeddings[known] @ memory.T * self.scale, labels[known])
+        scores = embeddings @ memory.T * self.scale
+        without = labels.clamp(min=UNLABELLED)
+        total = F.cross_entropy(scores, without, ignore_index=UNLABELLED, reduction="sum")
+        return total / (labels >= 0).sum().clamp(min=1)
 
     @torch.no_grad()
     def update(self, embeddings: Tensor, labels: Tensor) -> None:

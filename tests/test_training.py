@@ -39,6 +39,7 @@ from training.objectives import (
     degrade,
     jittered_boxes,
     pixel_loss,
+    raggedness,
     targets,
     unknown,
 )
@@ -219,8 +220,9 @@ def test_degraded_masks_stay_masks_of_the_object() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 3:13] = 1
     random = torch.Generator().manual_seed(1)
-    assert torch.equal(degrade(mask, 0.0, random), mask)
-    worse = degrade(mask, 1.0, random)
+    assert raggedness(0.0, random) is None
+    assert torch.equal(degrade(mask, [None]), mask)
+    worse = degrade(mask, [raggedness(1.0, random)])
     assert worse.min() >= 0 and worse.max() <= 1 and not torch.equal(worse, mask)
     both = ((worse > 0.5) & (mask > 0.5)).sum() / ((worse > 0.5) | (mask > 0.5)).sum()
     assert both > 0.5

@@ -1,13 +1,14 @@
 """What is minimised: L = L_reid + lambda (L_mask + L_remp), the RPN's losses, MSK's loss.
 
 An objective holds the networks that it trains by their name in the weights file and turns
-one clip into named losses. Everything random in it follows from the clip's number.
+one clip into named losses. What is random follows from the clip's number and is drawn on the
+host, as is what depends on where the objects are; the device gets tensors of fixed shapes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from models import geometry, propagation
-from models.backbone import STRIDE, Trunk
+from models.backbone import STRIDE, Trunk, output_size
 from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.msk import MSK
@@ -60,11 +61,21 @@ class Objective(nn.Module):
         }
 
     def forward(self, clip: Clip) -> Losses:
+        """The losses of one clip."""
+        device = next(self.parameters()).device
+        return self.losses(send(self.sample(clip), device))
+
+    def sample(self, clip: Clip) -> Any:
+        """What the losses need of a clip: a NamedTuple of tensors on the host."""
+        raise TypeError(f"{type(self).__name__} has no losses")
+
+    def losses(self, sample: Any) -> Losses:
+        """The losses of a sample() that was sent to the device of the weights."""
         raise TypeError(f"{type(self).__name__} has no losses")
 
     def touch(self) -> Tensor:
         """Zero, with a gradient of zero for every weight: no clip leaves one without."""
-        return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
+        return torch.stack([p.sum() * 0 for p in self.parameters() if p.requires_grad]).sum()
 
     def seen(self) -> list[Any]:
         """What the iteration leaves for after_step(), in the order of its clips."""
@@ -96,6 +107,33 @@ class FrozenTrunk:
         return coarse, torch.cat(fine).float() if fine else None
 
 
+class JointSample(NamedTuple):
+    """What the joint loss needs of a clip of T frames."""
+
+    frames: Tensor
+    """(T, 3, H, W) uint8"""
+    masks: Tensor
+    """(T, H, W) uint8"""
+    flow: Tensor
+    """(T - 1, 2, H, W) px, each frame to the one before"""
+    boxes: Tensor
+    """(N, 4) jittered boxes px"""
+    frame_of: Tensor
+    """(N,) the frame of each"""
+    rows: Tensor
+    """(N,) identity, UNLABELLED for background"""
+    positive: Tensor
+    """(P,) the boxes that hold an object"""
+    own: Tensor
+    """(P,) its number"""
+    followed: Tensor
+    """(K,) numbers of the objects that Re-MP follows"""
+    tight: Tensor
+    """(K, 4) their tight boxes in the first frame"""
+    ragged: tuple[Tensor | None, ...]
+    """K: noise that degrades a starting mask (1, 1, cells, cells), None where it stays"""
+
+
 class DyeNetObjective(Objective):
     """The joint loss of section 3.3 on one clip; both kinds of Re-MP learn alike."""
 
@@ -120,23 +158,40 @@ class DyeNetObjective(Objective):
     def trunk(self) -> Trunk:
         return self.modules_by_name["trunk"]  # type: ignore[return-value]
 
-    def forward(self, clip: Clip) -> Losses:
-        """The losses of the networks that are there: `reid`, `mask`, `remp`, `remp_plain`."""
-        device = next(self.parameters()).device
+    def sample(self, clip: Clip) -> JointSample:
         random = torch.Generator().manual_seed(clip.number)
-        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
-        masks = torch.from_numpy(clip.masks).to(device)
-        flow = torch.from_numpy(clip.to_previous).to(device)
-        coarse, fine = self._features(frames)
-        losses = self._reid_and_mask(clip, coarse, masks, random)
+        masks = torch.from_numpy(clip.masks)
+        boxes, frame_of, numbers = jittered_boxes(masks, clip.labels, self.settings, random)
+        positive = [k for k, n in enumerate(numbers) if n >= 0]
+        chosen = followed(clip, self.settings.objects, random)
+        tight = [tight_box(masks[0] == n) for n in chosen]
+        return JointSample(
+            frames=torch.from_numpy(clip.frames).permute(0, 3, 1, 2),
+            masks=masks,
+            flow=torch.from_numpy(clip.to_previous),
+            boxes=boxes,
+            frame_of=frame_of,
+            rows=torch.tensor([clip.labels[n] if n >= 0 else UNLABELLED for n in numbers]),
+            positive=torch.tensor(positive, dtype=torch.long),
+            own=torch.tensor([numbers[k] for k in positive]),
+            followed=torch.tensor(chosen),
+            tight=torch.stack(tight) if tight else torch.zeros((0, 4)),
+            ragged=tuple(raggedness(self.settings.degrade, random) for _ in chosen),
+        )
+
+    def losses(self, sample: JointSample) -> Losses:
+        """The losses of the networks that are there: `reid`, `mask`, `remp`, `remp_plain`."""
+        coarse, fine = self._features(sample.frames)
+        weight, losses = self.settings.mask_weight, {}
+        if "reid" in self.modules_by_name:
+            losses["reid"] = self._reid(coarse, sample)
+        if "mask" in self.modules_by_name:
+            losses["mask"] = weight * self._mask(coarse, sample)
         for name in ("remp", "remp_plain"):
             if name in self.modules_by_name:
-                state = random.get_state()
-                loss = self._remp(name, clip, coarse, fine, masks, flow, random)
-                losses[name] = self.settings.mask_weight * loss
-                random.set_state(state)
+                losses[name] = weight * self._remp(name, coarse, fine, sample)
         some = next(iter(losses))
-        losses[some] = losses[some] + self.touch().to(device)
+        losses[some] = losses[some] + self.touch()
         return losses
 
     def _features(self, frames: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -146,76 +201,48 @@ class DyeNetObjective(Objective):
         coarse, fine = self.trunk(frames)
         return coarse.float(), None if fine is None else fine.float()
 
-    def _reid_and_mask(
-        self, clip: Clip, coarse: Tensor, masks: Tensor, random: torch.Generator
-    ) -> Losses:
-        """L_reid and L_mask over jittered boxes of every object in every frame."""
-        losses: Losses = {}
-        boxes, index, numbers = jittered_boxes(masks, clip.labels, self.settings, random)
-        if "reid" in self.modules_by_name:
-            rows = [clip.labels[n] if n >= 0 else UNLABELLED for n in numbers]
-            losses["reid"] = self._reid(coarse, boxes, index, torch.tensor(rows))
-        if "mask" in self.modules_by_name:
-            inside = torch.tensor([n >= 0 for n in numbers], dtype=torch.bool)
-            own = torch.tensor(numbers)[inside].to(boxes.device)
-            loss = self._mask(coarse, masks, boxes[inside], index[inside], own)
-            losses["mask"] = self.settings.mask_weight * loss
-        return losses
-
-    def _reid(self, coarse: Tensor, boxes: Tensor, index: Tensor, rows: Tensor) -> Tensor:
-        if not len(rows):
+    def _reid(self, coarse: Tensor, sample: JointSample) -> Tensor:
+        """L_reid over jittered boxes of every object in every frame, and of the background."""
+        if not len(sample.rows):
             return coarse.new_zeros(())
         network: ReIDNetwork = self.modules_by_name["reid"]  # type: ignore[assignment]
         scene = network.scene(coarse)
-        small = geometry.roi_align(scene, boxes, self.a.reid_size, STRIDE, index)
+        small = geometry.roi_align(scene, sample.boxes, self.a.reid_size, STRIDE, sample.frame_of)
         embeddings = network(small.to(network.project.weight))
-        rows = rows.to(boxes.device)
-        self._seen.append((embeddings.detach(), rows))
-        return self.oim(embeddings, rows)
+        self._seen.append((embeddings.detach(), sample.rows))
+        return self.oim(embeddings, sample.rows)
 
-    def _mask(
-        self, coarse: Tensor, masks: Tensor, boxes: Tensor, index: Tensor, own: Tensor
-    ) -> Tensor:
-        if not len(own):
+    def _mask(self, coarse: Tensor, sample: JointSample) -> Tensor:
+        """L_mask over the boxes that hold an object."""
+        if not len(sample.own):
             return coarse.new_zeros(())
         network: MaskNetwork = self.modules_by_name["mask"]  # type: ignore[assignment]
+        boxes, index = sample.boxes[sample.positive], sample.frame_of[sample.positive]
         x = geometry.roi_align(coarse, boxes, self.a.roi_size, STRIDE, index)
         logits = network(x.to(network.predict.weight))
-        target, weight = targets(masks, own, boxes, index, self.a.roi_size)
+        target, weight = targets(sample.masks, sample.own, boxes, index, self.a.roi_size)
         return pixel_loss(logits, target, weight)
 
-    def _remp(
-        self,
-        name: str,
-        clip: Clip,
-        coarse: Tensor,
-        fine: Tensor | None,
-        masks: Tensor,
-        flow: Tensor,
-        random: torch.Generator,
-    ) -> Tensor:
+    def _remp(self, name: str, coarse: Tensor, fine: Tensor | None, sample: JointSample) -> Tensor:
         """L_remp: the recurrence unrolled over the clip, its own masks fed back."""
         remp: ReMP = self.modules_by_name[name]  # type: ignore[assignment]
-        numbers = followed(clip, self.settings.objects, random)
-        if not numbers:
+        own, masks = sample.followed, sample.masks
+        if not len(own):
             return coarse.new_zeros(())
-        own = torch.tensor(numbers, device=coarse.device)
-        index = torch.zeros(len(numbers), dtype=torch.long, device=coarse.device)
-        tight = torch.stack([tight_box(masks[0] == n) for n in numbers])
-        roi = geometry.roi_box(tight, self.a.margin)
+        index = torch.zeros_like(own)
+        roi = geometry.roi_box(sample.tight, self.a.margin)
         given, _ = targets(masks[:1], own, roi, index, self.a.mask_size)
         memory = propagation.memorise(remp, self.a, coarse[:1], roi, given, index)
         if memory is not None:
             memory = memory.apart(self.a.roi_size**2)
-        start = degrade(given, self.settings.degrade, random)
+        start = degrade(given, sample.ragged)
         thin = None if fine is None else fine[:1]
         state = propagation.start(remp, self.a, coarse[:1], thin, roi, start, index, memory)
         total, steps = coarse.new_zeros(()), len(masks) - 1
         for t in range(1, len(masks)):
             thin = None if fine is None else fine[t : t + 1]
-            state = propagation.step(
-                remp, self.a, state, coarse[t : t + 1], thin, flow[t - 1 : t], index
-            )
+            flow = sample.flow[t - 1 : t]
+            state = propagation.step(remp, self.a, state, coarse[t : t + 1], thin, flow, index)
             total = total + self._step_loss(state, masks[t : t + 1], own, index) / steps
         return total
 
@@ -230,9 +257,23 @@ class DyeNetObjective(Objective):
 
     def after_step(self, seen: Sequence[Any]) -> None:
         """Move OIM's table and queue."""
-        device = self.oim.table.device
         for embeddings, rows in seen:
-            self.oim.update(embeddings.to(device), rows.to(device))
+            self.oim.update(embeddings.to(self.oim.table.device), rows)
+
+
+class RPNSample(NamedTuple):
+    """What the losses of the proposal network need of a clip; anchors of all frames in a row."""
+
+    frames: Tensor
+    """(T, 3, H, W) uint8"""
+    chosen: Tensor
+    """(S,) sampled anchors"""
+    labels: Tensor
+    """(S,) 1 where they hold an object, else 0"""
+    positive: Tensor
+    """(P,) anchors that hold an object"""
+    wanted: Tensor
+    """(P, 4) how they should move"""
 
 
 class RPNObjective(Objective):
@@ -257,15 +298,13 @@ class RPNObjective(Objective):
     def rpn(self) -> RPN:
         return self.modules_by_name["rpn"]  # type: ignore[return-value]
 
-    def forward(self, clip: Clip) -> Losses:
-        """The losses `objectness` and `boxes`; anchors on void count for neither."""
-        device = next(self.parameters()).device
-        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)
-        masks = torch.from_numpy(clip.masks).to(device)
-        coarse, _ = self.frozen(frames)
+    def sample(self, clip: Clip) -> RPNSample:
+        """Anchors on void count for neither loss."""
+        frames = torch.from_numpy(clip.frames).permute(0, 3, 1, 2)
+        masks, none = torch.from_numpy(clip.masks), torch.zeros((0, 4))
         size = (frames.shape[2], frames.shape[3])
-        anchors, logits, deltas = self.rpn.outputs(coarse, size)
-        none = torch.zeros((0, 4), device=device)
+        cells = torch.empty((len(frames), 1, *output_size(size, STRIDE)))
+        anchors = self.rpn.anchors(cells, size)
         truth = [
             {"boxes": torch.cat([none, *boxes_of(mask, clip.labels).values()])} for mask in masks
         ]
@@ -274,14 +313,46 @@ class RPNObjective(Objective):
             torch.where((label == 0) & unknown(mask, anchor), -torch.ones_like(label), label)
             for label, mask, anchor in zip(labels, masks, anchors, strict=True)
         ]
-        wanted = self.rpn.box_coder.encode(matched, anchors)
         # the sampler draws from torch's own generator
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(clip.number)
-            objectness, boxes = self.rpn.compute_loss(
-                logits.reshape(-1, 1), deltas.reshape(-1, 4), labels, list(wanted)
+            positive, negative = (
+                torch.cat(marks).nonzero()[:, 0] for marks in self.rpn.fg_bg_sampler(labels)
             )
-        return {"objectness": objectness + self.touch().to(device), "boxes": boxes}
+        chosen = torch.cat((positive, negative))
+        wanted = torch.cat(self.rpn.box_coder.encode(matched, anchors))
+        return RPNSample(frames, chosen, torch.cat(labels)[chosen], positive, wanted[positive])
+
+    def losses(self, sample: RPNSample) -> Losses:
+        """The losses `objectness` and `boxes`."""
+        frames, size = sample.frames, (sample.frames.shape[2], sample.frames.shape[3])
+        coarse, _ = self.frozen(frames)
+        _, logits, deltas = self.rpn.outputs(coarse, size)
+        objectness = F.binary_cross_entropy_with_logits(
+            logits.flatten()[sample.chosen], sample.labels
+        )
+        moves = deltas.reshape(-1, 4)[sample.positive]
+        boxes = F.smooth_l1_loss(moves, sample.wanted, beta=1 / 9, reduction="sum")
+        return {"objectness": objectness + self.touch(), "boxes": boxes / len(sample.chosen)}
+
+
+class MSKSample(NamedTuple):
+    """What MSK's loss needs of a clip of T frames; none of it without an object to follow."""
+
+    frames: Tensor
+    """(T, 3, H, W) uint8"""
+    masks: Tensor
+    """(T, H, W) uint8"""
+    flow: Tensor
+    """(T - 1, 2, H, W) px, each frame to the one before"""
+    followed: Tensor
+    """(1,) number of the object, or (0,)"""
+    middle: Tensor
+    """(2,) of its tight box in the first frame, px"""
+    scale: Tensor
+    """(T - 1, 1) by which its mask grows"""
+    shift: Tensor
+    """(T - 1, 2) px by which it moves"""
 
 
 class MSKObjective(Objective):
@@ -297,33 +368,50 @@ class MSKObjective(Objective):
     def msk(self) -> MSK:
         return self.modules_by_name["msk"]  # type: ignore[return-value]
 
-    def forward(self, clip: Clip) -> Losses:
-        """The loss `msk`, the mean over the clip's later frames for one of its objects."""
-        device = next(self.parameters()).device
+    def sample(self, clip: Clip) -> MSKSample:
         random = torch.Generator().manual_seed(clip.number)
         numbers = followed(clip, 1, random)
-        if not numbers:
-            return {"msk": self.touch().to(device)}
-        frames = torch.from_numpy(clip.frames).to(device).permute(0, 3, 1, 2)[1:]
-        masks = torch.from_numpy(clip.masks).to(device)
-        flow = torch.from_numpy(clip.to_previous).to(device)
-        inside = (masks == numbers[0]).float()[:, None]
+        masks, steps = torch.from_numpy(clip.masks), len(clip.to_previous)
+        # a little smaller, larger and shifted, as a predicted mask is
+        scale = 1 + 0.05 * torch.randn(steps, 1, generator=random)
+        shift = 0.05 * torch.randn(steps, 2, generator=random)
+        extent = tight_box(masks[0] == numbers[0]) if numbers else torch.zeros(4)
+        return MSKSample(
+            frames=torch.from_numpy(clip.frames).permute(0, 3, 1, 2),
+            masks=masks,
+            flow=torch.from_numpy(clip.to_previous),
+            followed=torch.tensor(numbers),
+            middle=(extent[:2] + extent[2:]) / 2,
+            scale=scale,
+            shift=shift * (extent[2:] - extent[:2]),
+        )
+
+    def losses(self, sample: MSKSample) -> Losses:
+        """The loss `msk`, the mean over the clip's later frames for one of its objects."""
+        if not len(sample.followed):
+            return {"msk": self.touch()}
+        masks, flow = sample.masks, sample.flow
+        inside = (masks == sample.followed).float()[:, None]
         height, width = masks.shape[-2:]
         box = flow.new_tensor([[0, 0, width, height]]).expand(len(flow), 4)
-        # a little smaller, larger and shifted, as a predicted mask is
-        scale = 1 + 0.05 * torch.randn(len(flow), 1, generator=random).to(device)
-        shift = 0.05 * torch.randn(len(flow), 2, generator=random).to(device)
-        extent = tight_box(masks[0] == numbers[0])
-        side = extent[2:] - extent[:2]
-        middle = (extent[:2] + extent[2:]) / 2
-        points = frame_points(height, width, device)[None].expand(len(flow), -1, -1, -1)
+        points = frame_points(height, width, flow.device)[None].expand(len(flow), -1, -1, -1)
         moved = points + flow.permute(0, 2, 3, 1)
-        moved = (moved - middle) * scale[..., None, None] + middle
-        moved = moved + (shift * side)[:, None, None]
+        moved = (moved - sample.middle) * sample.scale[..., None, None] + sample.middle
+        moved = moved + sample.shift[:, None, None]
         warped = geometry.sample_box(inside[:-1], box, moved)
-        logits = self.msk(frames, warped)
+        logits = self.msk(sample.frames[1:], warped)
         weight = (masks[1:] != VOID).float()[:, None]
-        return {"msk": pixel_loss(logits, inside[1:], weight) + self.touch().to(device)}
+        return {"msk": pixel_loss(logits, inside[1:], weight) + self.touch()}
+
+
+def send(sample: Any, device: torch.device) -> Any:
+    """A sample with all of its tensors on a device."""
+    if isinstance(sample, Tensor):
+        return sample.to(device)
+    if sample is None:
+        return None
+    parts = [send(part, device) for part in sample]
+    return type(sample)(*parts) if hasattr(sample, "_fields") else tuple(parts)
 
 
 def frame_points(height: int, width: int, device: torch.device) -> Tensor:
@@ -435,15 +523,21 @@ def unknown(mask: Tensor, boxes: Tensor) -> Tensor:
     return share.reshape(len(boxes), 16).mean(1) > 0.5
 
 
-def degrade(masks: Tensor, share: float, random: torch.Generator) -> Tensor:
+def raggedness(share: float, random: torch.Generator) -> Tensor | None:
+    """Noise (1, 1, cells, cells) that makes a mask coarse and ragged; for a `share` of masks."""
+    if float(torch.rand((), generator=random)) >= share:
+        return None
+    cells = int(torch.randint(*COARSE, (), generator=random))
+    return torch.randn((1, 1, cells, cells), generator=random) * 0.15
+
+
+def degrade(masks: Tensor, ragged: Sequence[Tensor | None]) -> Tensor:
     """Starting masks (N, 1, s, s), some of them coarse and ragged, as retrieved ones are."""
     rows = []
-    for mask in masks.split(1):
-        if float(torch.rand((), generator=random)) < share:
-            cells = int(torch.randint(*COARSE, (), generator=random))
-            coarse = F.adaptive_avg_pool2d(mask, cells)
-            noise = torch.randn(coarse.shape, generator=random).to(mask) * 0.15
-            ragged = F.interpolate(coarse + noise, mask.shape[-1], mode="bilinear")
-            mask = torch.sigmoid((ragged - 0.5) * 12)
+    for mask, noise in zip(masks.split(1), ragged, strict=True):
+        if noise is not None:
+            coarse = F.adaptive_avg_pool2d(mask, noise.shape[-1]) + noise
+            large = F.interpolate(coarse, mask.shape[-1], mode="bilinear")
+            mask = torch.sigmoid((large - 0.5) * 12)
         rows.append(mask)
     return torch.cat(rows)
