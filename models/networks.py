@@ -1,16 +1,18 @@
 """The networks of one weights file, ready for inference: what the stages call.
 
-Arrays in, arrays out. RoIs run in chunks of one fixed shape, padded, so that a result
-never depends on what else happened to be in its batch.
+Stages hand in arrays and get arrays; between the two, what runs on the device takes and
+returns tensors. RoIs run in chunks of one fixed shape, padded, so that a result never depends
+on what else happened to be in its batch.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,17 +69,17 @@ class State:
     @property
     def boxes(self) -> Array:
         """RoI boxes (N, 4) float32 px."""
-        return np.concatenate([p.boxes.float().cpu().numpy() for p in self.parts])
+        return torch.cat([p.boxes for p in self.parts]).float().cpu().numpy()
 
     @property
     def masks(self) -> npt.NDArray[np.uint8]:
         """(N, s, s) probability * 255."""
-        return np.concatenate([to_bytes(p.mask[:, 0]) for p in self.parts])
+        return to_bytes(torch.cat([p.mask[:, 0] for p in self.parts]))
 
     @property
     def alive(self) -> npt.NDArray[np.bool_]:
         """(N,) False where the warped mask was empty."""
-        return np.concatenate([p.alive.cpu().numpy() for p in self.parts])
+        return torch.cat([p.alive for p in self.parts]).cpu().numpy()
 
     @property
     def attention(self) -> Array | None:
@@ -88,9 +90,14 @@ class State:
         return np.concatenate([a[:, 0].float().cpu().numpy() for a in maps if a is not None])
 
 
+def as_bytes(probability: Tensor) -> Tensor:
+    """Probabilities as uint8, 255 being 1."""
+    return (probability.float() * 255).round().to(torch.uint8)
+
+
 def to_bytes(probability: Tensor) -> npt.NDArray[np.uint8]:
-    """Probabilities to uint8, 255 being 1."""
-    return (probability.float() * 255).round().to(torch.uint8).cpu().numpy()
+    """Probabilities as an array of uint8, 255 being 1."""
+    return as_bytes(probability).cpu().numpy()
 
 
 class Networks:
@@ -142,43 +149,54 @@ class Networks:
 
     # --- Re-ID -------------------------------------------------------------------
 
-    def _chunks(
-        self, f: Tensor, boxes: Array, size: int, count: int
-    ) -> Iterator[tuple[Tensor, int]]:
-        """RoI features of `count` boxes at a time, the last chunk padded; real count."""
-        index = torch.zeros(count, dtype=torch.long, device=self.device)
-        for padded, n in _padded(boxes, count):
-            x = geometry.roi_align(f, self.tensor(padded), size, STRIDE, index)
-            yield x.to(self.dtype).contiguous(memory_format=torch.channels_last), n
-
     def embed(self, f: npt.NDArray[np.float16], boxes: Array) -> Array:
         """Embeddings of boxes (N, 4) px in features (C, h, w): (N, 256), unit length."""
-        network, a = self.need("reid", ReIDNetwork), self.architecture
+        network, count = self.need("reid", ReIDNetwork), EMBED_CHUNK[self.device.type]
+        look = partial(self.embedded, network)
+        if not network.learnt:
+            look, count = partial(self.pooled, network), SHORTCUT_CHUNK
         with self.inference():
-            feature = network.scene(self.frame(f))
-            if network.learnt:
-                chunks = self._chunks(feature, boxes, a.reid_size, EMBED_CHUNK[self.device.type])
-                rows = [network(x)[:n].cpu().numpy() for x, n in chunks]
-            else:
-                scene = feature[0].double()
-                rows = [
-                    network.shortcut(scene, self.tensor(padded))[:n].cpu().numpy()
-                    for padded, n in _padded(boxes, SHORTCUT_CHUNK)
-                ]
-        return np.concatenate(rows) if rows else np.zeros((0, a.embedding), np.float32)
+            rows = self._by_chunks(look, network.scene(self.frame(f)), boxes, count)
+        none = np.zeros((0, self.architecture.embedding), np.float32)
+        return np.concatenate(rows) if rows else none
 
     def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:
         """Masks of the main instance in boxes (N, 4) px: (N, s, s) probability * 255."""
-        network, a = self.need("mask", MaskNetwork), self.architecture
-        rows = []
+        look = partial(self.drawn, self.need("mask", MaskNetwork))
+        side = self.architecture.mask_size
         with self.inference():
-            feature = self.frame(f)
-            together = MASK_CHUNK[self.device.type]
-            for x, n in self._chunks(feature, boxes, a.roi_size, together):
-                probability = torch.sigmoid(network(x)[:n])
-                size = (a.mask_size, a.mask_size)
-                rows.append(to_bytes(F.interpolate(probability, size, mode="bilinear")[:, 0]))
-        return np.concatenate(rows) if rows else np.zeros((0, *(a.mask_size,) * 2), np.uint8)
+            rows = self._by_chunks(look, self.frame(f), boxes, MASK_CHUNK[self.device.type])
+        return np.concatenate(rows) if rows else np.zeros((0, side, side), np.uint8)
+
+    def _by_chunks(
+        self, look: Callable[[Tensor, Tensor], Tensor], f: Tensor, boxes: Array, count: int
+    ) -> list[npt.NDArray[Any]]:
+        """What look(f, boxes) gives for `count` boxes at a time, the last chunk padded."""
+        return [
+            look(f, self.tensor(padded))[:n].cpu().numpy() for padded, n in _padded(boxes, count)
+        ]
+
+    def embedded(self, network: ReIDNetwork, scene: Tensor, boxes: Tensor) -> Tensor:
+        """Re-ID vectors (N, 256) of boxes (N, 4) px in scene(f) (1, C, h, w)."""
+        vectors: Tensor = network(self._cut(scene, boxes, self.architecture.reid_size))
+        return vectors
+
+    def pooled(self, network: ReIDNetwork, scene: Tensor, boxes: Tensor) -> Tensor:
+        """As embedded(), where Re-ID is its shortcut alone."""
+        return network.shortcut(scene[0].double(), boxes)
+
+    def drawn(self, network: MaskNetwork, f: Tensor, boxes: Tensor) -> Tensor:
+        """Masks (N, s, s) uint8, probability * 255, of boxes (N, 4) px in features (1, C, h, w)."""
+        a = self.architecture
+        probability = torch.sigmoid(network(self._cut(f, boxes, a.roi_size)))
+        large = F.interpolate(probability, (a.mask_size, a.mask_size), mode="bilinear")
+        return as_bytes(large[:, 0])
+
+    def _cut(self, f: Tensor, boxes: Tensor, size: int) -> Tensor:
+        """RoI features (N, C, size, size) of one frame (1, C, h, w)."""
+        index = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+        x = geometry.roi_align(f, boxes, size, STRIDE, index)
+        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     # --- Re-MP -------------------------------------------------------------------
 
@@ -203,18 +221,32 @@ class Networks:
         it is of the same object.
         """
         remp = self._remp(plain)
-        a = self.architecture
-        index = torch.zeros(1, dtype=torch.long, device=self.device)
-        parts: list[Recurrence] = []
         with self.inference():
             coarse, thin = self.frame(f), None if fine is None else self.frame(fine)
-            for i in range(len(boxes)):
-                roi, mask = self._roi(boxes[i : i + 1], masks[i : i + 1])
-                memory = propagation.memorise(remp, a, coarse, roi, mask, index)
-                if memory is not None and given:
-                    memory = memory.beside(given, a.roi_size**2)
-                parts.append(propagation.start(remp, a, coarse, thin, roi, mask, index, memory))
-        return State(parts, areas(parts))
+            outer, shown = self.tensor(boxes), self.tensor(masks)
+            parts = [
+                self.enter(remp, coarse, thin, outer[i : i + 1], shown[i : i + 1], given)
+                for i in range(len(boxes))
+            ]
+            return State(parts, areas(parts))
+
+    def enter(
+        self,
+        remp: ReMP,
+        f: Tensor,
+        fine: Tensor | None,
+        box: Tensor,
+        mask: Tensor,
+        given: Sequence[tuple[Memory, bool]],
+    ) -> Recurrence:
+        """One object: f (1, C, h, w), box (1, 4) px, mask (1, t, t) in it, 0..255."""
+        a = self.architecture
+        index = torch.zeros(1, dtype=torch.long, device=f.device)
+        roi, own = self._roi(box, mask)
+        memory = propagation.memorise(remp, a, f, roi, own, index)
+        if memory is not None and given:
+            memory = memory.beside(given, a.roi_size**2)
+        return propagation.start(remp, a, f, fine, roi, own, index, memory)
 
     def remember(
         self, f: npt.NDArray[np.float16], box: Array, mask: npt.NDArray[np.uint8], *, plain: bool
@@ -222,7 +254,7 @@ class Networks:
         """What a given mask (t, t) in a box (4,) px shows; None without the extension."""
         index = torch.zeros(1, dtype=torch.long, device=self.device)
         with self.inference():
-            roi, shown = self._roi(box[None], mask[None])
+            roi, shown = self._roi(self.tensor(box)[None], self.tensor(mask)[None])
             return propagation.memorise(
                 self._remp(plain), self.architecture, self.frame(f), roi, shown, index
             )
@@ -232,20 +264,23 @@ class Networks:
 
         memory: of remember(), so without later frames. ValueError if Re-MP has no memory.
         """
-        remp = self._remp(plain)
+        with self.inference():
+            return self.shown(self._remp(plain), self.frame(f), memory)
+
+    def shown(self, remp: ReMP, f: Tensor, memory: Memory) -> Tensor:
+        """As recognise(), in features (1, C, h, w)."""
         if remp.memory is None:
             raise ValueError("this Re-MP has no appearance memory")
-        with self.inference():
-            x = propagation.whole_frame(self.frame(f).to(remp.memory.project.weight))
-            return remp.memory(x, memory.origin())[0, -1]
+        x = propagation.whole_frame(f.to(remp.memory.project.weight))
+        return remp.memory(x, memory.origin())[0, -1]
 
-    def _roi(self, box: Array, mask: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """RoI box (1, 4) of a mask (1, t, t) that fills a box (1, 4), and the mask in it."""
-        given, outer = self.tensor(mask)[:, None] / 255, self.tensor(box)
-        tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, outer)
+    def _roi(self, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there."""
+        given = mask[:, None] / 255
+        tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, box)
         roi = geometry.roi_box(tight, self.architecture.margin)
         places = geometry.centres(roi, self.architecture.mask_size)
-        return roi, geometry.sample_box(given, outer, places)
+        return roi, geometry.sample_box(given, box, places)
 
     def step(
         self,
@@ -261,20 +296,30 @@ class Networks:
         f, fine: that frame's features; flow (2, H, W) px on that frame's grid, leading to
         the frame that `state` is in.
         """
-        remp = self._remp(plain)
-        a = self.architecture
-        size = STEP_CHUNK[self.device.type]
-        parts: list[Recurrence] = []
+        remp, size = self._remp(plain), STEP_CHUNK[self.device.type]
         with self.inference():
             coarse, field = self.frame(f), self.frame(flow)
             thin = None if fine is None else self.frame(fine)
-            index = torch.zeros(size, dtype=torch.long, device=self.device)
+            parts: list[Recurrence] = []
             for first in range(0, len(state), size):
                 chunk = state.parts[first : first + size]
-                joined = join(chunk + [chunk[-1]] * (size - len(chunk)))
-                moved = propagation.step(remp, a, joined, coarse, thin, field, index)
-                parts += split(moved)[: len(chunk)]
-        return State(parts, areas(parts))
+                parts += self.advance(remp, chunk, coarse, thin, field, size)
+            return State(parts, areas(parts))
+
+    def advance(
+        self,
+        remp: ReMP,
+        parts: Sequence[Recurrence],
+        f: Tensor,
+        fine: Tensor | None,
+        flow: Tensor,
+        size: int,
+    ) -> list[Recurrence]:
+        """The next state of at most `size` objects, padded to that many; f (1, C, h, w)."""
+        index = torch.zeros(size, dtype=torch.long, device=f.device)
+        joined = join([*parts, *[parts[-1]] * (size - len(parts))])
+        moved = propagation.step(remp, self.architecture, joined, f, fine, flow, index)
+        return split(moved)[: len(parts)]
 
 
 def _padded(boxes: Array, count: int) -> Iterator[tuple[Array, int]]:
@@ -286,8 +331,8 @@ def _padded(boxes: Array, count: int) -> Iterator[tuple[Array, int]]:
 
 def areas(parts: Sequence[Recurrence]) -> Array:
     """(N,) mask areas in px."""
-    rows = [geometry.box_areas(p.mask, p.boxes).cpu().numpy() for p in parts]
-    return np.concatenate(rows) if rows else np.zeros(0, np.float32)
+    rows = [geometry.box_areas(p.mask, p.boxes) for p in parts]
+    return torch.cat(rows).cpu().numpy() if rows else np.zeros(0, np.float32)
 
 
 def join(parts: Sequence[Recurrence]) -> Recurrence:

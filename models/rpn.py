@@ -52,16 +52,21 @@ class RPN(RegionProposalNetwork):
         """Anchors, objectness logits (N, A h w, 1) and deltas, all anchors of each frame."""
         count = len(features)
         logits, deltas = self.head([features])
-        # the generator reads only the shape and the device of its images, and takes its
-        # precision from the features: in bf16 anchors would be off by up to 4 px
-        images = ImageList(features.new_empty((count, 3, *size)), [size] * count)
-        anchors = self.anchor_generator(
-            images, [features.new_empty(features.shape, dtype=torch.float32)]
-        )
+        anchors = self.anchors(features, size)
         flat_logits, flat_deltas = concat_box_prediction_layers(
             [x.float() for x in logits], [x.float() for x in deltas]
         )
         return anchors, flat_logits.view(count, -1, 1), flat_deltas.view(count, -1, 4)
+
+    def anchors(self, features: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """Anchors (A h w, 4) px of each frame, on the device of features (N, C, h, w)."""
+        count = len(features)
+        # the generator reads only the shape and the device of its images, and takes its
+        # precision from the features: in bf16 anchors would be off by up to 4 px
+        images = ImageList(features.new_empty((count, 3, *size)), [size] * count)
+        exact = features.new_empty(features.shape, dtype=torch.float32)
+        made: list[Tensor] = self.anchor_generator(images, [exact])
+        return made
 
     def propose(
         self, features: Tensor, size: tuple[int, int], *, per_frame: int, nms: float

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -14,6 +15,9 @@ import numpy.typing as npt
 
 from stages.settings import FlowSettings
 from stages.types import Frames, Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = 1
 
@@ -124,22 +128,32 @@ def raft(device: str) -> Estimator:
 
 
 def raft_estimator(model: Callable[..., object], device: str) -> Estimator:
-    """An estimator from a RAFT network: pads each side to a multiple of 8, at least 128."""
+    """An estimator from a RAFT network."""
     import torch
-    import torch.nn.functional as F
 
     network = model.eval().to(device)  # type: ignore[attr-defined]
 
-    def load(image: Image) -> torch.Tensor:
-        height, width = image.shape[:2]
-        target = [max(RAFT_SIDE, -(-n // RAFT_STRIDE) * RAFT_STRIDE) for n in (height, width)]
-        x = torch.from_numpy(image.copy()).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return F.pad(x, (0, target[1] - width, 0, target[0] - height), mode="replicate")
-
     def estimate(image: Image, other: Image) -> Field:
-        height, width = image.shape[:2]
         with torch.inference_mode():
-            field = network(load(image), load(other))[-1][0, :, :height, :width]
-        return field.cpu().numpy()
+            pixels = (torch.from_numpy(i.copy()).to(device) for i in (image, other))
+            field: Field = raft_field(network, *pixels).cpu().numpy()
+        return field
 
     return estimate
+
+
+def raft_field(network: Callable[..., Sequence[Tensor]], image: Tensor, other: Tensor) -> Tensor:
+    """Flow (2, H, W) px between two images (H, W, 3) uint8.
+
+    Each side is padded to a multiple of 8, at least 128, as RAFT needs it.
+    """
+    import torch.nn.functional as F
+
+    height, width = image.shape[:2]
+    target = [max(RAFT_SIDE, -(-n // RAFT_STRIDE) * RAFT_STRIDE) for n in (height, width)]
+
+    def padded(pixels: Tensor) -> Tensor:
+        x = pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+        return F.pad(x, (0, target[1] - width, 0, target[0] - height), mode="replicate")
+
+    return network(padded(image), padded(other))[-1][0, :, :height, :width]

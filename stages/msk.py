@@ -85,13 +85,13 @@ def _walk(
     states: dict[int, Tensor] = {}
     for j in order:
         if states:
-            states = _step(states, frames[j], flow_of(j), networks)
+            states = step(states, frames[j], flow_of(j), networks)
         yield j, {i: to_bytes(mask[0, 0]) for i, mask in states.items()}
         for i in seeds.get(j, ()):
             states[i] = networks.tensor(first_masks[j] == i)[None, None]
 
 
-def _step(
+def step(
     states: Mapping[int, Tensor], image: Image, field: Array, networks: Networks
 ) -> dict[int, Tensor]:
     """Probabilities (1, 1, H, W) of every object in the next frame, `image`."""

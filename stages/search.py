@@ -76,7 +76,7 @@ def search(
         if settings.windows:
             with networks.inference():
                 found = windows(_scene(f, networks), templates, size, settings.windows)
-                boxes = found.float().cpu().numpy()
+                boxes = found.float().numpy()
         yield boxes, networks.embed(f, boxes)
 
 
@@ -102,42 +102,42 @@ def windows(
 ) -> Tensor:
     """The windows (M, 4) most similar to each object's templates, `count` an object at most.
 
-    scene (C, h, w). A window that is more similar to another object's template is left to
-    that object. Objects ascending, each one's windows by descending similarity.
+    scene (C, h, w); windows are on the host. A window that is more similar to another object's
+    template is left to that object. Objects ascending, each one's windows by descending similarity.
     """
-    vectors = torch.stack([t.vector for t in templates])
-    ids = np.array([t.object_id for t in templates])
-    kept = [scene.new_zeros((0, 4))]
-    for i in sorted(set(ids.tolist())):
-        parts = [
-            _similar(scene, vectors, torch.from_numpy(ids == i), t.size, scale)
-            for t in templates
-            if t.object_id == i
-            for scale in SCALES
-        ]
-        similarity, boxes = (torch.cat(column) for column in zip(*parts, strict=True))
-        kept.append(_without_overlap(similarity, _inside(boxes, size), count))
+    kept = [torch.zeros((0, 4), dtype=scene.dtype)]
+    for i in sorted({t.object_id for t in templates}):
+        mine = [t for t in templates if t.object_id == i]
+        own = torch.stack([t.vector for t in mine])
+        rest = [t.vector for t in templates if t.object_id != i]
+        others = torch.stack(rest) if rest else own[:0]
+        parts = [similar(scene, own, others, t.size, s) for t in mine for s in SCALES]
+        # overlaps are looked at one by one, so on the host
+        similarity, boxes = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+        found = similarity.isfinite()
+        kept.append(_without_overlap(similarity[found], _inside(boxes[found], size), count))
     return torch.cat(kept)
 
 
-def _similar(
-    scene: Tensor, vectors: Tensor, own: Tensor, extent: tuple[float, float], scale: float
+def similar(
+    scene: Tensor, own: Tensor, others: Tensor, extent: tuple[float, float], scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The best windows of one shape that are the object's own: similarity (n,), boxes (n, 4)."""
+    """The n = BEST_WINDOWS best windows of one shape: similarity (n,) and boxes (n, 4).
+
+    own (K, C), others (L, C): vectors of an object's templates and of all others. The similarity
+    is -inf where a window is more similar to one of the others.
+    """
     height, width = (max(side * scale, SHORTEST_SIDE) for side in extent)
     ys, xs = (
         torch.arange(cells, device=scene.device, dtype=scene.dtype)[:: _stride(side)] * STRIDE
         + STRIDE / 2
         for cells, side in zip(scene.shape[1:], (height, width), strict=True)
     )
-    pooled = _pooled(scene, ys, xs, (height, width))
-    every = (vectors @ pooled.flatten(1)).T
-    own = own.to(every.device)
-    mine = every[:, own].amax(1)
-    others = every[:, ~own].amax(1) if not bool(own.all()) else torch.full_like(mine, -torch.inf)
-    mine = torch.where(mine >= others, mine, -torch.inf)
+    pooled = _pooled(scene, ys, xs, (height, width)).flatten(1)
+    mine = (own @ pooled).amax(0)
+    if len(others):
+        mine = torch.where(mine >= (others @ pooled).amax(0), mine, -torch.inf)
     best = mine.argsort(descending=True, stable=True)[:BEST_WINDOWS]
-    best = best[mine[best].isfinite()]
     y, x = ys[best // len(xs)], xs[best % len(xs)]
     half = scene.new_tensor([width / 2, height / 2, width / 2, height / 2])
     sign = scene.new_tensor([-1, -1, 1, 1])

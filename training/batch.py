@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from models.oim import UNLABELLED
 from stages.boxmask import VOID
 from training.boxes import boxes_of, followed, jittered_boxes
 from training.clips import Clip
@@ -53,6 +54,10 @@ class Batch:
     """(N,) which of the B T frames each lies in"""
     box_objects: Tensor
     """(N,) number of its object, -1 on the background"""
+    box_labels: Tensor
+    """(N,) identity of its object, UNLABELLED on the background"""
+    inside: Tensor
+    """rows of those boxes that belong to an object"""
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -97,6 +102,7 @@ def collate(clips: Sequence[Clip], settings: TrainSettings, canvas: int = 1) -> 
             grown.append(np.pad(array, pad, constant_values=value))
         return torch.from_numpy(np.stack(grown))
 
+    objects = torch.cat([row["objects"] for row in rows])
     return Batch(
         frames=padded([clip.frames for clip in clips], 1, 0),
         masks=padded([clip.masks for clip in clips], 1, VOID),
@@ -108,7 +114,9 @@ def collate(clips: Sequence[Clip], settings: TrainSettings, canvas: int = 1) -> 
         followed=[row["followed"] for row in rows],
         boxes=torch.cat([row["boxes"] for row in rows]),
         box_frames=torch.cat([row["frames"] + b * length for b, row in enumerate(rows)]),
-        box_objects=torch.cat([row["objects"] for row in rows]),
+        box_objects=objects,
+        box_labels=torch.cat([row["labels"] for row in rows]),
+        inside=torch.nonzero(objects >= 0).flatten(),
     )
 
 
@@ -124,6 +132,7 @@ def _drawn(clip: Clip, settings: TrainSettings) -> dict[str, Any]:
         "boxes": boxes,
         "frames": frames,
         "objects": objects,
+        "labels": torch.tensor([clip.labels.get(n, UNLABELLED) for n in objects.tolist()]).long(),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from models.config import Architecture
 from models.mask_network import MaskNetwork
 from models.msk import MSK
 from models.networks import Networks
-from models.oim import OIM, UNLABELLED
+from models.oim import OIM
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
@@ -151,19 +152,16 @@ class DyeNetObjective(Objective):
         scene = network.scene(coarse)
         small = geometry.roi_align(scene, batch.boxes, self.a.reid_size, STRIDE, batch.box_frames)
         embeddings = network(small.to(network.project.weight))
-        clips = batch.box_frames // batch.masks.shape[1]
-        objects = zip(clips.tolist(), batch.box_objects.tolist(), strict=True)
-        rows = [batch.labels[b][n] if n >= 0 else UNLABELLED for b, n in objects]
-        labels = torch.tensor(rows, device=coarse.device)
+        clips, labels = batch.box_frames // batch.masks.shape[1], batch.box_labels
         self._seen.append((embeddings.detach(), labels))
         return clip_mean(self.oim(embeddings, labels), (labels >= 0).float(), clips, len(batch))
 
     def _mask(self, coarse: Tensor, batch: Batch) -> Tensor:
         """L_mask over the jittered boxes of every object in every frame."""
-        inside = torch.nonzero(batch.box_objects >= 0).flatten()
-        if not len(inside):
+        if not len(batch.inside):
             return coarse.new_zeros(())
-        inside, real = filled(inside, 8 * ROWS[coarse.device.type])
+        added, real = padding(len(batch.inside), 8 * ROWS[coarse.device.type], coarse)
+        inside = torch.cat((batch.inside, batch.inside[-1:].expand(added)))
         network: MaskNetwork = self.modules_by_name["mask"]  # type: ignore[assignment]
         boxes, index = batch.boxes[inside], batch.box_frames[inside]
         x = geometry.roi_align(coarse, boxes, self.a.roi_size, STRIDE, index)
@@ -182,11 +180,10 @@ class DyeNetObjective(Objective):
         by_clip = (len(batch), -1)
         coarse = coarse.unflatten(0, by_clip)
         fine = None if fine is None else fine.unflatten(0, by_clip)
-        chosen, real = filled(torch.arange(len(pairs)), ROWS[coarse.device.type])
+        added, real = padding(len(pairs), ROWS[coarse.device.type], coarse)
         # what is added is in no other object's frame
-        frames_of = [b for b, _ in pairs] + [-n for n in range(1, len(chosen) - len(pairs) + 1)]
-        pairs = [pairs[i] for i in chosen.tolist()]
-        real = real.to(coarse)
+        frames_of = [b for b, _ in pairs] + [-1 - n for n in range(added)]
+        pairs += pairs[-1:] * added
         own = torch.tensor([n for _, n in pairs], device=coarse.device)
         index = torch.tensor([b for b, _ in pairs], device=coarse.device)
         tight = torch.tensor([batch.tight[b][0][n] for b, n in pairs]).to(coarse)
@@ -349,12 +346,10 @@ def frame_points(height: int, width: int, device: torch.device) -> Tensor:
     return torch.stack((x, y), -1)
 
 
-def filled(rows: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
-    """Rows (N,), the last repeated up to a multiple, and which are real: (N, 1, 1, 1) float."""
-    added = -len(rows) % multiple
-    real = torch.ones(len(rows) + added, 1, 1, 1, device=rows.device)
-    real[len(rows) :] = 0
-    return torch.cat((rows, rows[-1:].expand(added))), real
+def padding(count: int, multiple: int, like: Tensor) -> tuple[int, Tensor]:
+    """How many rows lead from `count` to a multiple, and which of all are real: (N, 1, 1, 1)."""
+    added = -count % multiple
+    return added, torch.cat((like.new_ones(count), like.new_zeros(added)))[:, None, None, None]
 
 
 def clip_mean(values: Tensor, weight: Tensor, clips: Tensor, count: int) -> Tensor:
@@ -399,14 +394,12 @@ def degrade(masks: Tensor, share: float, numbers: Sequence[int]) -> Tensor:
     numbers: of the clip that each is from, in order; they seed what is drawn.
     """
     rows: list[Tensor] = []
-    random = torch.Generator()
     for n, mask in enumerate(masks.split(1)):
         if n == 0 or numbers[n] != numbers[n - 1]:
-            random.manual_seed(numbers[n])
-        if float(torch.rand((), generator=random)) < share:
-            cells = int(torch.randint(*COARSE, (), generator=random))
-            coarse = F.adaptive_avg_pool2d(mask, cells)
-            noise = torch.randn(coarse.shape, generator=random).to(mask) * 0.15
+            random = np.random.default_rng(numbers[n])
+        if random.random() < share:
+            coarse = F.adaptive_avg_pool2d(mask, int(random.integers(*COARSE)))
+            noise = torch.from_numpy(random.normal(0, 0.15, coarse.shape)).to(mask)
             ragged = F.interpolate(coarse + noise, mask.shape[-1], mode="bilinear")
             mask = torch.sigmoid((ragged - 0.5) * 12)
         rows.append(mask)
