@@ -60,8 +60,10 @@ PRECISIONS = ["fp32", "bf16"]
 def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Float32 as it is on the CPU, also in commands; matrix products are so by default."""
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
 
 
 @cache
