@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check test-faults test-fuzz test-browser test-training clean
+.PHONY: demo test check test-faults test-fuzz test-browser test-training test-gpu clean
 
 demo: $(STAMP)
 	$(BIN)/luigi --module pipeline RunDataset --local-scheduler --output runs/demo
@@ -19,7 +19,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-faults test-fuzz test-browser test-training: $(STAMP)
+test-faults test-fuzz test-browser test-training test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m $(@:test-%=%)
 
 $(STAMP): setup.py

@@ -60,7 +60,7 @@ def environment(cache: Path) -> dict[str, str]:
     return {
         **os.environ,
         "DYENET_CACHE": str(cache),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "OMP_NUM_THREADS": "1",
     }
 
