@@ -25,7 +25,7 @@ from torchvision.models.optical_flow import raft_large
 
 from models.config import Architecture
 from models.networks import Networks
-from models.weights import build, load, pretrained, random_networks
+from models.weights import build, load
 from stages.boxmask import cut, iou
 from stages.embeddings import embeddings
 from stages.evidence import evidence
@@ -35,11 +35,13 @@ from stages.msk import msk
 from stages.proposals import proposals
 from stages.search import search
 from stages.settings import FlowSettings, ProposalsSettings, SearchSettings, TrackletsSettings
-from stages.tracklets import propagate, tracklets
+from stages.tracklets import Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
 from tests.clip import Boxes, Features, Flow, Proposals, Tracks, draw, same
+from tests.networks import random_networks
 from tests.tiny_run import ROOT, environment, write_dataset, write_weights
 from tests.training_clips import SETTINGS, make_clips
+from training.batch import Batch, Batches
 from training.loop import Place, Training
 from training.objectives import DyeNetObjective, MSKObjective, Objective, RPNObjective
 from training.settings import TrainSettings
@@ -69,7 +71,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @cache
 def networks(device: str, precision: str = "fp32") -> Networks:
     """The shipped ones."""
-    return load(pretrained("compact"), device, precision)
+    return load(ROOT / "models/pretrained/compact.safetensors", device, precision)
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,9 @@ def test_tracklets(made: Made, precision: str, least: float, plain: bool) -> Non
     given = [made.start(0, 1), made.start(0, 3)]
     starts = [*given, made.start(3, 1, 0.9), made.start(5, 3, 0.8)]
     there, here = (
-        propagate(starts, given, made.features, made.flow, net, TrackletsSettings(), plain)
+        propagate(
+            Propagation(made.features, made.flow, net, TrackletsSettings(), plain), starts, given
+        )
         for net in (networks(GPU, precision), networks("cpu"))
     )
     for a, b in zip(there, here, strict=True):
@@ -242,15 +246,12 @@ def test_no_tracklet_depends_on_its_wave(made: Made, precision: str) -> None:
     starts = [made.start(j, i, 0.9 - 0.1 * j) for j in range(FRAMES) for i in (1, 3)]
 
     def run(wave: int) -> list[Tracklet]:
+        settings = TrackletsSettings(skip_iou=1.0)
         return tracklets(
+            Propagation(made.features, made.flow, networks(GPU, precision), settings),
+            starts,
+            [],
             iteration=1,
-            starts=starts,
-            accepted=[],
-            features=made.features,
-            flow=made.flow,
-            networks=networks(GPU, precision),
-            settings=TrackletsSettings(skip_iou=1.0),
-            plain=False,
             wave=wave,
             memo=Tracks(),
             progress=lambda done, total: None,
@@ -287,13 +288,19 @@ def begin(make: MAKE, settings: TrainSettings, device: str) -> Training:
     return Training(make(settings), settings, device, Place())
 
 
+def first_batches(settings: TrainSettings) -> list[Batch]:
+    """Those of the first iteration."""
+    data = Batches(make_clips(settings).__getitem__, settings)
+    return [data[n] for n in range(len(data.groups))]
+
+
 @pytest.mark.parametrize("make", [joint, rpn, baseline])
 @pytest.mark.parametrize(("changed", "most"), [({}, 1e-3), (HALF, 3e-2)])
 def test_a_step_of_training(make: MAKE, changed: Mapping[str, Any], most: float) -> None:
     settings = replace(SETTINGS, **changed)
-    clips = make_clips(settings)
+    batches = first_batches(settings)
     there, here = (
-        begin(make, s, device).step(clips.__getitem__)
+        begin(make, s, device).step(batches)
         for s, device in ((settings, GPU), (replace(settings, precision="fp32"), "cpu"))
     )
     assert there.keys() == here.keys()
@@ -305,14 +312,14 @@ def test_a_step_of_training(make: MAKE, changed: Mapping[str, Any], most: float)
 def test_training_resumes(make: MAKE, changed: Mapping[str, Any], tmp_path: Path) -> None:
     """Sums of gradients differ from run to run on a GPU, so not to the last digit."""
     settings = replace(SETTINGS, **changed)
-    clips, path = make_clips(settings), tmp_path / "checkpoint.safetensors"
+    batches, path = first_batches(settings), tmp_path / "checkpoint.safetensors"
     whole = begin(make, settings, GPU)
-    whole.step(clips.__getitem__)
+    whole.step(batches)
     whole.save(path)
-    want = whole.step(clips.__getitem__)
+    want = whole.step(batches)
     parts = begin(make, settings, GPU)
     parts.resume(path)
-    got = parts.step(clips.__getitem__)
+    got = parts.step(batches)
     assert (parts.done, got.keys()) == (2, want.keys())
     assert error(list(got.values()), list(want.values())) < 1e-3
     for name, value in whole.state().items():

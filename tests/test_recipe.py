@@ -106,12 +106,12 @@ def test_first_iteration_stays_where_only_later_ones_change() -> None:
 
 def test_a_later_setting_enters_a_key_only_where_it_is_not_its_default() -> None:
     """Artifacts made before the setting came keep their keys."""
-    settings = chain.artifacts_of(recipe(), "ant")["matches(2)"].content["settings"]
+    settings = artifacts_of(recipe(), "ant")["matches(2)"].content["settings"]
     assert set(settings) == {"rho_reid", "evidence", "templates", "template_gap", "skip_iou"}
     for name, value in (("template_set", "growing"), ("starts", "all")):
         other = recipe({f"matches.{name}": value})
         assert changed(other) == AFTER_MATCHES
-        assert chain.artifacts_of(other, "ant")["matches(2)"].content["settings"] == {
+        assert artifacts_of(other, "ant")["matches(2)"].content["settings"] == {
             **settings,
             name: value,
         }
@@ -119,8 +119,8 @@ def test_a_later_setting_enters_a_key_only_where_it_is_not_its_default() -> None
 
 def test_growing_templates_read_the_tubes_of_all_iterations_before() -> None:
     base, other = (
-        chain.artifacts_of(recipe(), "ant"),
-        chain.artifacts_of(recipe({"matches.template_set": "growing"}), "ant"),
+        artifacts_of(recipe(), "ant"),
+        artifacts_of(recipe({"matches.template_set": "growing"}), "ant"),
     )
     for k in range(1, 5):
         tubes = [f"tubes({i})" for i in range(1, k)]

@@ -13,7 +13,7 @@ from models.config import Architecture
 from models.rpn import RPN
 from stages.features import features
 from stages.flow import flow
-from stages.msk import _step
+from stages.msk import step
 from stages.settings import FlowSettings
 from tests.clip import Clip, make_clip
 from tests.networks import random_networks
@@ -88,7 +88,7 @@ def test_a_full_frame_mask() -> None:
     image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
     before = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(0))
     still = np.zeros((2, height, width), np.float32)
-    assert_same(lambda: [_step({1: before}, image, still, nets)[1].numpy()])
+    assert_same(lambda: [step({1: before}, image, still, nets)[1].numpy()])
 
 
 def test_flow(clip: Clip) -> None:
