@@ -25,6 +25,7 @@ from torchvision.models.optical_flow import raft_large
 
 from models.config import Architecture
 from models.networks import Networks
+from models.reid_network import ReIDNetwork
 from models.weights import build, load
 from stages.boxmask import cut, iou
 from stages.embeddings import embeddings
@@ -148,8 +149,9 @@ def test_embeddings_through_rois(made: Made, precision: str, most: float) -> Non
     vectors = []
     for net in (networks(GPU, precision), networks("cpu")):
         with net.inference():
-            scene = net.reid.scene(net.tensor(f)[None])
-            vectors.append(net.embedded(scene, net.tensor(boxes)).cpu())
+            reid = net.need("reid", ReIDNetwork)
+            scene = reid.scene(net.tensor(f)[None])
+            vectors.append(net.embedded(reid, scene, net.tensor(boxes)).cpu())
     assert error(*vectors) < most
 
 
