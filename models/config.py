@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.backbone import BACKBONES
@@ -95,22 +95,9 @@ class Architecture:
 
     @classmethod
     def base(cls) -> Architecture:
-        """The larger shipped model: two trunks, and heads twice as wide."""
-        return cls(
-            backbone="resnet50+mobilenet_v2",
-            margin=0.25,
-            fusion=512,
-            planes=128,
-            norm="group",
-            hidden=256,
-            reid_planes=64,
-            reid_size=14,
-            reid_shortcut=True,
-            rpn_width=256,
-            refine=2,
-            fine_channels=24,
-            memory=True,
-        )
+        """A larger model, of which no weights are shipped: two trunks, heads twice as wide."""
+        wide = cls.compact("resnet50+mobilenet_v2")
+        return replace(wide, fusion=512, planes=128, rpn_width=256)
 
     @classmethod
     def tiny(cls) -> Architecture:
