@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.backbone import BACKBONES
+from models.errors import BadWeights
 
 LATER = ("mask_input", "scale_attention")
 """fields that the first weights files do not name"""
@@ -59,9 +60,9 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone = {self.backbone!r}: must be one of {', '.join(BACKBONES)}")
+            raise BadWeights(f"backbone = {self.backbone!r}: must be one of {', '.join(BACKBONES)}")
         if self.refine not in (1, 2, 4):
-            raise ValueError(f"refine = {self.refine}: must be 1, 2 or 4")
+            raise BadWeights(f"refine = {self.refine}: must be 1, 2 or 4")
         object.__setattr__(self, "anchors", tuple(self.anchors))
 
     @property

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cache.files import write_file
 from models.backbone import BACKBONES, Trunk
 from models.config import Architecture
+from models.errors import BadWeights
 from models.mask_network import MaskNetwork
 from models.msk import MSK
 from models.networks import Networks
@@ -28,10 +29,6 @@ from models.remp import ReMP
 from models.rpn import RPN
 
 CARD = "dyenet"
-
-
-class BadWeights(ValueError):
-    """A weights file that cannot be used; one line that names the file and the reason."""
 
 
 def build(module: str, architecture: Architecture) -> nn.Module:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.files import CacheError
-from pipeline.errors import UserError
+from pipeline.errors import MENDABLE, UserError
 
 if TYPE_CHECKING:
     from pipeline.plan.recipe import Recipe
@@ -25,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = given.command
     try:
         return command(given)
-    except (UserError, CacheError) as error:
+    except MENDABLE as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -203,17 +202,14 @@ def _prune(given: argparse.Namespace) -> int:
     from pipeline.plan.inputs import cache_root
 
     root = cache_root()
-    try:
-        found = prune(
-            Store(root),
-            stages=tuple(filter(None, given.stages.split(","))) or None,
-            max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
-            min_age_s=given.min_age * 3600,
-            keep_runs=given.keep_runs,
-            delete=given.delete,
-        )
-    except ValueError as error:
-        raise UserError(f"--stages {given.stages}: {error}") from None
+    found = prune(
+        Store(root),
+        stages=tuple(filter(None, given.stages.split(","))) or None,
+        max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
+        min_age_s=given.min_age * 3600,
+        keep_runs=given.keep_runs,
+        delete=given.delete,
+    )
     for item in found:
         print(f"{_size(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
     total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"

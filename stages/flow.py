@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from models.errors import BadWeights
 from stages.settings import FlowSettings
 from stages.types import Frames, Image
 
@@ -58,7 +59,7 @@ def flow(
 
     Yields, encoded, (2, H, W) x, y: to_previous, on the grid of frame t + 1 and leading to
     frame t, and to_next, on the grid of frame t and leading to frame t + 1. A thread works
-    on each direction, a few pairs ahead. ValueError if the weights of RAFT cannot be had.
+    on each direction, a few pairs ahead. BadWeights if the weights of RAFT cannot be had.
     """
     make = partial(raft, device) if settings.method == "raft" else partial(dis, settings.preset)
     backward, forward = make(), make()
@@ -113,14 +114,14 @@ def dis(preset: str) -> Estimator:
 def raft(device: str) -> Estimator:
     """RAFT (Teed and Deng, 2020) with torchvision's weights.
 
-    ValueError if they are neither on this machine nor to be fetched.
+    BadWeights if they are neither on this machine nor to be fetched.
     """
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
     try:
         model = raft_large(weights=Raft_Large_Weights.DEFAULT)
     except OSError as error:
-        raise ValueError(
+        raise BadWeights(
             f"flow method 'raft' needs torchvision's weights {Raft_Large_Weights.DEFAULT}, "
             f"which could not be fetched ({error}); use method 'dis' or fetch them first"
         ) from error

@@ -15,7 +15,8 @@ from pipeline import RunDataset, cli
 from pipeline.commands import engine
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import UserError
-from stages.frames import BadInput, Layers, read_index_mask
+from stages.errors import BadInput
+from stages.frames import Layers, read_index_mask
 from tests.clip import SIZE, draw
 from tests.tiny_run import FRAMES, write_weights
 

@@ -19,6 +19,7 @@ import models
 from models import geometry
 from models.backbone import Backbone, Trunk, fold_batch_norms
 from models.config import LATER, Architecture
+from models.errors import BadWeights
 from models.memory import KEPT_EVERY, KEPT_FRAMES, SURE_PROBABILITY, AppearanceMemory, Memory
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
@@ -27,7 +28,6 @@ from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
 from models.weights import (
-    BadWeights,
     build,
     load,
     load_modules,

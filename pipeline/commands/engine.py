@@ -18,8 +18,7 @@ from typing import NoReturn
 import luigi
 from luigi.cmdline_parser import CmdlineParser
 
-from cache.files import CacheError
-from pipeline.errors import UserError
+from pipeline.errors import MENDABLE, UserError
 
 DEFAULTS = {
     # Artifacts are published atomically under their keys, so two runs may share a machine.
@@ -47,7 +46,7 @@ class OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, UserError | CacheError):
+        if isinstance(error, MENDABLE):
             record.msg, record.args = str(error), ()
             record.exc_info, record.exc_text = None, None
         return True
@@ -83,7 +82,7 @@ def command() -> Iterator[None]:
         luigi.configuration.get_config().set("worker", "keep_alive", "false")
     try:
         yield
-    except (UserError, CacheError) as error:
+    except MENDABLE as error:
         raise SystemExit(f"ERROR: {error}") from None
 
 

@@ -22,7 +22,7 @@ from pipeline.commands import engine
 from pipeline.commands.options import Assignments, SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
-from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos, person_error
+from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos
 from pipeline.plan.settings import convert, describe
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
@@ -166,10 +166,7 @@ class Trainer(Step):
         """The architecture of the weights to start from."""
         from models.weights import read_architecture
 
-        try:
-            return read_architecture(find_weights(str(self.weights), "any"))
-        except ValueError as error:
-            raise person_error(error) from error
+        return read_architecture(find_weights(str(self.weights), "any"))
 
     def networks(self) -> Modules:
         """All modules of the weights to start from."""
@@ -177,10 +174,18 @@ class Trainer(Step):
 
         if not self.weights:
             return {}
-        try:
-            return load_modules(find_weights(self.weights, "any"))
-        except ValueError as error:
-            raise person_error(error) from error
+        return load_modules(find_weights(self.weights, "any"))
+
+    def pick(self, networks: Modules, names: Iterable[str]) -> Modules:
+        """Modules by name; UserError for one that the weights to start from lack."""
+        names = tuple(names)
+        for name in names:
+            if name not in networks:
+                raise UserError(
+                    f"--weights {self.weights}: holds no {name}, which {type(self).__name__} "
+                    f"starts from (it holds {', '.join(sorted(networks))})"
+                )
+        return {name: networks[name] for name in names}
 
     def objective(self, networks: Modules, rows: Mapping[tuple[str, int], int]) -> Objective:
         """What is minimised; adds to `networks` what it lacks, drops what no longer fits.
@@ -234,12 +239,9 @@ class OfflineTrainer(Trainer):
         torch.manual_seed(self.settings.seed)
         made = {name: build(name, self.chosen()) for name in names}
         if self.initial and made:
-            try:
-                state = initial_state(self.initial)
-                for module in made.values():
-                    load_initial(state, module)
-            except ValueError as error:
-                raise person_error(error) from error
+            state = initial_state(self.initial)
+            for module in made.values():
+                load_initial(state, module)
         if "trunk" in made:
             self.fit(made["trunk"])
         return made
@@ -291,8 +293,7 @@ class TrainRPN(OfflineTrainer):
         from training.objectives import RPNObjective
 
         networks |= self.fresh(["rpn"] if "rpn" not in networks else [])
-        chosen = {name: networks[name] for name in ("trunk", "rpn")}
-        return RPNObjective(self.chosen(), chosen, self.settings)
+        return RPNObjective(self.chosen(), self.pick(networks, ["trunk", "rpn"]), self.settings)
 
 
 class TrainMSK(OfflineTrainer):
@@ -371,7 +372,7 @@ class FinetuneOnFirstFrames(Trainer):
         from training.objectives import DyeNetObjective
 
         names = ("trunk", *LEARN[self.settings.learn])
-        chosen = {name: networks[name] for name in names if name in networks}
+        chosen = self.pick(networks, ["trunk", *(n for n in names[1:] if n in networks)])
         if self.settings.trunk == "train":
             drop_unfit(networks, names)
         return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)

@@ -80,16 +80,8 @@ def open_video(root: Path, run_digest: str, video: str) -> Video:
     return open_videos(options)[0]
 
 
-def person_error(error: ValueError) -> Exception:
-    """What a stage or a weights file finds wrong, as a UserError; other errors as they are."""
-    from models.weights import BadWeights
-    from stages.frames import BadInput
-
-    return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
-
-
 def plan_run(options: Options, root: Path) -> Recipe:
-    """The recipe of a run. UserError for whatever is wrong with what was asked for."""
+    """The recipe of a run. One of MENDABLE for whatever is wrong with what was asked for."""
     if options.device not in DEVICES:
         raise UserError(f"--device {options.device}: must be one of {', '.join(DEVICES)}")
     options = replace(options, settings=with_precision(options.settings, options.device))
@@ -166,19 +158,15 @@ def find_weights(asked: str, video: str) -> Path:
 
 
 def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
-    """Digest of each module of a weights file, kept by the digest of the file."""
+    """Digest of each module of a weights file, kept by the digest of the file; BadWeights."""
     memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
     try:
         return dict(json.loads(memo.read_text()))
     except (OSError, ValueError):
         pass
-    from models.weights import BadWeights
     from models.weights import module_digests as compute
 
-    try:
-        found = compute(path)
-    except BadWeights as error:
-        raise UserError(str(error)) from error
+    found = compute(path)
     with reporting(memo):
         write_file(memo, json.dumps(found).encode())
     return found
