@@ -22,16 +22,24 @@ import torch.nn.functional as F
 
 from models import geometry
 from models.config import Architecture
-from models.weights import build, read_header
+from models.weights import build, read_header, save
 from pipeline.datasets.sources import open_sources
 from pipeline.errors import UserError
 from stages.boxmask import VOID
 from tests.clip import draw
-from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
+from tests.tiny_run import (
+    ROOT,
+    command,
+    environment,
+    write_dataset,
+    write_mask,
+    write_weights,
+)
 from tests.training_clips import SETTINGS, make_clips
 from training import objectives
 from training.batch import Batch, Batches, collate
 from training.boxes import boxes_of, jittered_boxes, unknown
+from training.checkpoint import write_state
 from training.clips import Clip
 from training.loop import Place, Training, rate, train
 from training.objectives import (
@@ -558,11 +566,6 @@ def checkpoint_of_another_network(place: Path) -> None:
     write_state(folder / "checkpoint.safetensors", {"weights.x": torch.zeros(1)}, {"done": 1})
 
 
-def damaged_checkpoint(place: Path) -> None:
-    (place / "x.training").mkdir()
-    (place / "x.training/checkpoint.safetensors").write_bytes(b"half")
-
-
 def masks_without_objects(place: Path) -> None:
     for path in (place / "data").rglob("*.png"):
         write_mask(path, np.zeros((56, 72), np.uint8))
@@ -593,9 +596,7 @@ def nothing(place: Path) -> None:
     ("spoil", "arguments", "message"),
     [
         (checkpoint_of_another_network, (), "of another network; delete it to start anew"),
-        (damaged_checkpoint, (), "damaged; delete it to start anew"),
         (masks_without_objects, (), "at least one video or image whose masks hold an object"),
-        (small_objects, (), "hold no object of 64 px"),
         (small_objects, ("--loaders", "1"), "hold no object of 64 px"),
         (weights_without_trunk, ("--weights", "msk.safetensors"), "holds no trunk"),
         (weights_of_another_shape, ("--weights", "wide.safetensors"), "fit its architecture"),
