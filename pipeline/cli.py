@@ -8,14 +8,21 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import MENDABLE, UserError
+from pipeline.plan.options import DATASET, RUN, VIDEOS, Option
 
 if TYPE_CHECKING:
-    from pipeline.plan.recipe import Recipe
+    from pipeline.commands import RunDataset
+
+CLIP = "a video file, or a folder of frames"
+MASK = (
+    "mask of the first frame (a PNG with a number for each object), or a folder of <frame>.png "
+    "where objects enter later"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,22 +48,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     segment = commands.add_parser("segment", help="segment one clip")
-    segment.add_argument("clip", type=Path, help="a video file, or a folder of frames")
-    segment.add_argument(
-        "mask",
-        type=Path,
-        help="mask of the first frame (a PNG with a number for each object), or a folder of "
-        "<frame>.png where objects enter later",
-    )
-    segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
-    _add_settings(segment)
-    segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    segment.add_argument("clip", type=Path, help=CLIP)
+    segment.add_argument("mask", type=Path, help=MASK)
+    segment.add_argument("-o", "--output", required=True, help="folder of the results")
+    _add_options(segment, RUN)
+    _add_set(segment)
     segment.set_defaults(command=_segment)
 
     status = commands.add_parser("status", help="what of a run is cached, and why the rest is not")
-    _add_dataset(status)
-    status.add_argument("--videos", default="", help="only these: a,b")
-    _add_settings(status)
+    status.add_argument("clip", type=Path, nargs="?", help=f"of `segment`: {CLIP}")
+    status.add_argument("mask", type=Path, nargs="?", help=f"of `segment`: {MASK}")
+    _add_options(status, DATASET, VIDEOS, RUN)
+    _add_set(status)
     status.set_defaults(command=_status)
 
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
@@ -75,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
     score = commands.add_parser("score", help="score a folder of masks as the benchmark does")
     score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
-    _add_dataset(score)
+    _add_options(score, DATASET)
     score.add_argument("--output", type=Path, required=True, help="folder of the two CSVs")
     score.add_argument(
         "--frames",
@@ -115,24 +118,15 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        default="demo",
-        help="demo, davis16, davis17, segtrackv2, youtube-objects or folder",
-    )
-    parser.add_argument("--root", help="folder of the dataset")
-    parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
+def _add_options(parser: argparse.ArgumentParser, *tables: Mapping[str, Option]) -> None:
+    """Options that Luigi's tasks take too."""
+    for name, option in (item for table in tables for item in table.items()):
+        default = f" (default: {option.default})" if option.default else ""
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, default=option.default, help=option.help + default)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", default="compact", help="a shipped model or a .safetensors file"
-    )
-    parser.add_argument("--variant", help="dyenet, remp, remp-no-attention or msk")
-    parser.add_argument("--rho-reid", help="similarity above which a proposal is kept (0.7)")
-    parser.add_argument("--max-iterations", help="rounds of retrieval and propagation (4)")
-    parser.add_argument("--precision", help="auto, bf16 or fp32 (auto)")
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -142,53 +136,39 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _task(given: argparse.Namespace) -> RunDataset:
+    """The run that a command is about: of a clip where one was given, else of a dataset."""
+    from pipeline.commands import RunDataset
+
+    known = {name for name, _ in RunDataset.get_params()}
+    asked = {name: value for name, value in vars(given).items() if name in known}
+    if given.clip:
+        asked |= {"dataset": "clip", "root": str(given.clip), "split": "clip"}
+        asked["masks"] = str(given.mask)
+    return RunDataset(**asked)
+
+
 def _segment(given: argparse.Namespace) -> int:
-    from pipeline.commands import RunDataset, engine
+    from pipeline.commands import engine
 
     engine.stop_on_sigterm()
-    task = RunDataset(
-        dataset="clip",
-        root=str(given.clip),
-        masks=str(given.mask),
-        split="clip",
-        variant=given.variant,
-        weights=given.weights,
-        rho_reid=given.rho_reid,
-        max_iterations=given.max_iterations,
-        precision=given.precision,
-        set=given.set,
-        device=given.device,
-        output=str(given.output),
-    )
-    done = engine.build(task)
+    done = engine.build(_task(given))
     if done:
         print(f"results: {given.output}")
     return 0 if done else 1
 
 
-def _recipe(given: argparse.Namespace) -> Recipe:
-    from pipeline.plan.inputs import Options, cache_root, plan_run
-    from pipeline.plan.settings import OPTIONS, configured, gather, override, single
-
-    values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
-    options = Options(
-        dataset=given.dataset,
-        root=given.root,
-        split=given.split,
-        videos=tuple(filter(None, given.videos.split(","))),
-        weights=given.weights,
-        settings=override(configured(), values),
-    )
-    return plan_run(options, cache_root())
-
-
 def _status(given: argparse.Namespace) -> int:
     from cache.store import Store
-    from pipeline.plan.inputs import cache_root
+    from pipeline.plan.inputs import cache_root, plan_run
+    from pipeline.plan.settings import single
     from pipeline.plan.status import status
 
-    video = ""
-    for state in status(_recipe(given), Store(cache_root())):
+    if given.clip and not given.mask:
+        raise UserError(f"{given.clip}: give its first mask too, or a folder of masks")
+    task, root, video = _task(given), cache_root(), ""
+    recipe = plan_run(task.options(single(task.assignments())), root)
+    for state in status(recipe, Store(root)):
         if state.video != video:
             video = state.video
             print(video)

@@ -310,12 +310,12 @@ def test_sweep_takes_lists_of_any_settings(place: Place) -> None:
         "rho_reid_values": "0.90,0.7",
     }
     sweep = SweepThreshold(**place.options(**lists))
-    assert list(sweep.values) == [
+    assert list(sweep.runs) == [
         f"per_frame={count},rho_reid={rho}" for count in (20, 30) for rho in (0.9, 0.7)
     ]
-    assert len({recipe.digest for recipe in sweep.recipes.values()}) == 4
+    assert len({run.recipe.digest for run in sweep.runs.values()}) == 4
     with pytest.raises(UserError, match="nothing to sweep: give several values"):
-        SweepThreshold(**place.options(rho_reid_values="0.9"))
+        SweepThreshold(**place.options(rho_reid_values="0.9")).complete()
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_sweep_takes_lists_of_any_settings(place: Place) -> None:
 def test_bad_options(place: Place, changed: dict[str, str], message: str) -> None:
     options = place.options(**changed)
     with pytest.raises(UserError) as caught:
-        RunDataset(**options)
+        RunDataset(**options).complete()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -362,7 +362,7 @@ def test_weights_without_a_module(place: Place) -> None:
 
     save(place.weights, Architecture.tiny(), {"trunk": build("trunk", Architecture.tiny())}, {})
     with pytest.raises(UserError, match="holds no rpn, mask, reid, remp, which variant dyenet"):
-        RunDataset(**place.options())
+        RunDataset(**place.options()).complete()
 
 
 @pytest.fixture

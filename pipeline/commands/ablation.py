@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import luigi
 from cache import keys
 from pipeline.commands import engine
 from pipeline.commands.dataset import Report
-from pipeline.commands.options import VariantOptions
+from pipeline.commands.options import Planned, VariantOptions
 from pipeline.paper.published import PER_DATASET, PER_VIDEO, TUNED
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
@@ -53,23 +54,33 @@ class Ablation(VariantOptions, Step):
 
     title = "ablation"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        from pipeline.paper.attributes import attributes, parse_sizes
+    @cached_property
+    @engine.command()
+    def planned(self) -> Planned:
+        """The runs; planned when they are first asked for."""
+        wanted = self.offline(*BUILT_UP)
+        if self.online_weights:
+            wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
+        return self.plan_runs(wanted)
 
-        with engine.command():
-            self.thresholds = parse_sizes(self.sizes)
-            self.judged = attributes(Path(self.attributes)) if self.attributes else None
-            wanted = self.offline(*BUILT_UP)
-            if self.online_weights:
-                wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
-            self.planned = self.plan_runs(wanted)
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.top} is up to date", flush=True)
+    @cached_property
+    @engine.command()
+    def thresholds(self) -> tuple[float, float]:
+        """--sizes."""
+        from pipeline.paper.attributes import parse_sizes
+
+        return parse_sizes(self.sizes)
+
+    @cached_property
+    @engine.command()
+    def judged(self) -> pd.DataFrame | None:
+        """The table of --attributes."""
+        from pipeline.paper.attributes import attributes
+
+        return attributes(Path(self.attributes)) if self.attributes else None
 
     @property
-    def top(self) -> Path:
-        """The output folder."""
+    def top(self) -> Path:  # type: ignore[override]
         return Path(self.output or f"runs/{self.dataset}-{self.split}-ablation").absolute()
 
     def requires(self) -> dict[str, luigi.Task]:
@@ -79,11 +90,13 @@ class Ablation(VariantOptions, Step):
         }
 
     def complete(self) -> bool:
+        # It reads all options, so that a wrong one is said before anything is computed.
+        wanted = self._made_from()
         try:
             made = json.loads(self._marker.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        written = (self.top / "ablation.html").exists() and bool(made == self._made_from())
+        written = (self.top / "ablation.html").exists() and bool(made == wanted)
         return written and all(task.complete() for task in self.requires().values())
 
     def make(self, progress: Progress) -> None:

@@ -12,8 +12,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
@@ -73,17 +74,39 @@ def command() -> Iterator[None]:
 
     On the command line an error that a person can mend ends it with one line and a status.
     """
-    if not commanded():
+    try:
         yield
-        return
+    except MENDABLE as error:
+        # In a process of Luigi's an exit would leave the command waiting for its answer.
+        if commanded() and multiprocessing.parent_process() is None:
+            raise SystemExit(f"ERROR: {error}") from None
+        raise
+
+
+class Command(luigi.Task):
+    """A task that a person names; `top` is where its results go."""
+
+    top: Path
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if commanded():
+            prepare()
+
+
+@Command.event_handler(luigi.Event.DEPENDENCY_PRESENT)
+def say_complete(task: Command) -> None:
+    """On the command line say why a task does not run."""
+    if commanded():
+        print(f"nothing to do: {task.top} is up to date", flush=True)
+
+
+def prepare() -> None:
+    """What a command sets before Luigi's worker is made, which reads it once."""
     stop_on_sigterm()
     if luigi.interface.core().local_scheduler:
         # A worker of its own scheduler would only wait, then try again what cannot work.
         luigi.configuration.get_config().set("worker", "keep_alive", "false")
-    try:
-        yield
-    except MENDABLE as error:
-        raise SystemExit(f"ERROR: {error}") from None
 
 
 class Stopped(KeyboardInterrupt):
@@ -109,7 +132,12 @@ def stop_on_sigterm() -> None:
 
 
 def build(task: luigi.Task) -> bool:
-    """Run a task with a scheduler of its own; whether all went well."""
+    """Run a task with a scheduler of its own; whether all went well.
+
+    One of MENDABLE for what is wrong with the task's options.
+    """
+    # Asked for here, since Luigi would only log what its complete() raises.
+    task.complete()
     luigi.configuration.get_config().set("worker", "keep_alive", "false")
     result = luigi.build([task], local_scheduler=True, detailed_summary=True)
     return result.status in (

@@ -11,7 +11,9 @@ at once. A file remembers what it was drawn from and is drawn anew when that cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,6 +27,7 @@ from pipeline.errors import UserError
 from pipeline.paper.figures import CELL, KEY, ROI, crop, grid, heat, in_frame, save, spread
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
+from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, PROPAGATION, VARIANTS
 from pipeline.results.overlays import picture
 from pipeline.run.progress import Progress
@@ -61,6 +64,10 @@ class Drawing(Step):
     def labels(self, variant: str) -> tuple[str, ...]:
         """Labels of the artifacts that the drawing reads of a variant."""
         raise TypeError(f"{type(self).__name__} reads nothing")
+
+    def modules(self, variant: str) -> tuple[str, ...]:
+        """Networks that the drawing itself runs of a variant."""
+        return ()
 
     def requires(self) -> dict[str, luigi.Task]:
         return {
@@ -100,7 +107,13 @@ class Drawing(Step):
         with ExitStack() as stack:
             jobs = {
                 variant: stack.enter_context(
-                    Job(cache_root(), digest, self.video, progress, self.labels(variant)[0])
+                    Job(
+                        cache_root(),
+                        digest,
+                        self.video,
+                        progress,
+                        networks_for=self.modules(variant),
+                    )
                 )
                 for variant, digest in self.run_digests.items()
             }
@@ -164,6 +177,9 @@ class Attention(Drawing):
         more = ("features", "flow") if VARIANTS[variant].attention else ()
         return ("tracklets(1)", "frames", *more)
 
+    def modules(self, variant: str) -> tuple[str, ...]:
+        return (VARIANTS[variant].remp,) if VARIANTS[variant].attention else ()
+
     def draw(self, jobs: dict[str, Job]) -> Image:
         from stages.attention import attention
         from stages.tracklets import Propagation
@@ -216,29 +232,38 @@ class FigureOptions(VariantOptions):
 
     columns = luigi.IntParameter(default=6, description="frames drawn, at equal interval")
 
-    def plan_figure(self, *variants: str) -> dict[str, Any]:
-        """Parameters of a Drawing, by the variants that the weights allow."""
+    variants: ClassVar[Sequence[str]]
+    """names of those that are drawn where the weights allow it"""
+
+    @cached_property
+    @engine.command()
+    def recipes(self) -> Mapping[str, Recipe]:
+        """The runs by variant; planned when they are first asked for."""
         if self.columns < 1:
             raise UserError(f"--columns {self.columns}: must be at least 1")
-        planned = self.plan_runs(self.offline(*variants))
+        planned = self.plan_runs(self.offline(*self.variants))
         for name, reason in planned.left_out.items():
             print(f"{name} is left out: {reason}", flush=True)
-        self.shown = list(next(iter(planned.recipes.values())).videos)
-        folder = Path(self.output or f"runs/{self.dataset}-{self.split}-figures").absolute()
-        digests = {name: recipe.digest for name, recipe in planned.recipes.items()}
-        return {"run_digests": digests, "folder": str(folder), "columns": self.columns}
+        return planned.recipes
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return Path(self.output or f"runs/{self.dataset}-{self.split}-figures").absolute()
+
+    def drawings(self, kind: type[Drawing], **more: Any) -> list[luigi.Task]:
+        """A task a video."""
+        digests = {name: recipe.digest for name, recipe in self.recipes.items()}
+        shared = {"run_digests": digests, "folder": str(self.top), "columns": self.columns, **more}
+        return [kind(video=video, **shared) for video in next(iter(self.recipes.values())).videos]
 
 
 class DrawComparison(FigureOptions, luigi.WrapperTask):
     """Fig. 5: MSK, Re-MP without and with attention and DyeNet side by side; a PNG a video."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.drawn = self.plan_figure(*BUILT_UP)
+    variants = BUILT_UP
 
     def requires(self) -> list[luigi.Task]:
-        return [Comparison(video=video, **self.drawn) for video in self.shown]
+        return self.drawings(Comparison)
 
 
 class DrawAttention(FigureOptions, luigi.WrapperTask):
@@ -246,14 +271,10 @@ class DrawAttention(FigureOptions, luigi.WrapperTask):
 
     object = luigi.IntParameter(default=1, description="object drawn, by its number")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.drawn = self.plan_figure(*PROPAGATION)
-            if not any(VARIANTS[name].attention for name in self.drawn["run_digests"]):
-                raise UserError(
-                    f"--weights {self.weights}: holds no remp, whose attention is drawn"
-                )
+    variants = PROPAGATION
 
+    @engine.command()
     def requires(self) -> list[luigi.Task]:
-        return [Attention(video=v, object=self.object, **self.drawn) for v in self.shown]
+        if not any(VARIANTS[name].attention for name in self.recipes):
+            raise UserError(f"--weights {self.weights}: holds no remp, whose attention is drawn")
+        return self.drawings(Attention, object=self.object)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +11,13 @@ import luigi
 
 from cache.prune import record_run
 from cache.store import Store
+from pipeline.commands import engine
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
+from pipeline.plan.options import ALL
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
-from pipeline.plan.variants import FULL, VARIANTS
-
-
-class Assignments(tuple[str, ...]):
-    """What --set was given.
-
-    Luigi cannot hash it, so it never hands out an old instance of a task whose sources may
-    have changed since.
-    """
-
-    __hash__ = None  # type: ignore[assignment]
+from pipeline.plan.variants import VARIANTS
 
 
 class SetParameter(luigi.Parameter):
@@ -35,42 +26,38 @@ class SetParameter(luigi.Parameter):
     def _parser_kwargs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**super()._parser_kwargs(*args, **kwargs), "action": "append"}
 
-    def parse(self, x: str | Sequence[str]) -> Assignments:
+    def parse(self, x: str | Sequence[str]) -> tuple[str, ...]:
         return self.normalize(x)
 
-    def normalize(self, x: str | Sequence[str]) -> Assignments:
-        return Assignments([x] if isinstance(x, str) else x)
+    def normalize(self, x: str | Sequence[str]) -> tuple[str, ...]:
+        return (x,) if isinstance(x, str) else tuple(x)
 
     def serialize(self, x: Sequence[str]) -> str:
         return ",".join(x)
 
 
-class DatasetOptions:
+def parameter(name: str) -> luigi.Parameter:
+    """The Luigi parameter of an option that `dyenet` takes too."""
+    option = ALL[name]
+    kind = luigi.OptionalParameter if option.default is None else luigi.Parameter
+    return kind(default=option.default, description=option.help)
+
+
+class DatasetOptions(engine.Command):
     """Options that every task over a dataset takes."""
 
-    dataset = luigi.Parameter(
-        default="demo",
-        description="demo, davis16, davis17, segtrackv2, youtube-objects or folder",
-    )
-    root = luigi.OptionalParameter(default=None, description="folder of the dataset")
-    split = luigi.Parameter(default="val", description="split of the dataset")
-    videos = luigi.Parameter(default="", description="only these videos: a,b")
-    variant = luigi.OptionalParameter(
-        default=None, description=f"one of {', '.join(VARIANTS)}; default {FULL}"
-    )
-    weights = luigi.Parameter(
-        default="compact",
-        description="compact, a .safetensors file, or a folder of <video>.safetensors",
-    )
-    rho_reid = luigi.OptionalParameter(default=None, description="default 0.7")
-    max_iterations = luigi.OptionalParameter(default=None, description="default 4")
-    set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
-    precision = luigi.OptionalParameter(
-        default=None, description="auto, bf16 or fp32; default auto"
-    )
-    device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
+    dataset = parameter("dataset")
+    root = parameter("root")
+    split = parameter("split")
+    videos = parameter("videos")
+    weights = parameter("weights")
+    rho_reid = parameter("rho_reid")
+    max_iterations = parameter("max_iterations")
+    set = SetParameter(default=(), description="name=value, any of docs/settings.md")
+    precision = parameter("precision")
+    device = parameter("device")
     masks = luigi.OptionalParameter(
-        default=None, description="with --dataset clip: the first mask, or a folder of masks"
+        default=None, description="of a clip: its first mask, or a folder of masks named by frame"
     )
     output = luigi.OptionalParameter(
         default=None, description="default runs/<dataset>-<split>-<variant>"
@@ -78,27 +65,39 @@ class DatasetOptions:
 
     def assignments(self) -> dict[str, tuple[str, ...]]:
         """Settings given to the task, each with its values."""
-        return gather(self.set, {name: getattr(self, name) for name in OPTIONS})
+        return gather(self.set, {name: getattr(self, name, None) for name in OPTIONS})
 
-    def plan(self, given: Mapping[str, str]) -> Recipe:
-        """Digest the sources and write the recipe of a run with the settings given."""
-        root = cache_root()
-        Store(root).check_writable()
-        options = Options(
+    def options(self, given: Mapping[str, str], weights: str | None = None) -> Options:
+        """What was asked for, with the settings given; weights: in place of --weights."""
+        return Options(
             dataset=self.dataset,
             root=self.root,
             split=self.split,
             masks=self.masks,
             videos=tuple(filter(None, self.videos.split(","))),
-            weights=self.weights,
+            weights=weights or self.weights,
             device=self.device,
             settings=override(configured(), given),
         )
-        recipe = plan_run(options, root)
+
+    def plan(self, given: Mapping[str, str], weights: str | None = None) -> Recipe:
+        """Digest the sources and write the recipe of a run; arguments as of options()."""
+        root = cache_root()
+        Store(root).check_writable()
+        recipe = plan_run(self.options(given, weights), root)
         recipe.write(root)
         reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
         record_run(Store(root), recipe.digest, reached)
+        # Luigi hands out one instance for the same options; the next one asked for must see the
+        # sources as they are then.
+        luigi.Task.clear_instance_cache()
         return recipe
+
+
+class RunOptions(DatasetOptions):
+    """Options of a task that runs one variant."""
+
+    variant = parameter("variant")
 
     def folder(self, recipe: Recipe) -> Path:
         """The output folder."""
@@ -118,7 +117,6 @@ class Planned:
 class VariantOptions(DatasetOptions):
     """Options of a task that runs several variants."""
 
-    variant = None
     msk_weights = luigi.OptionalParameter(
         default=None, description="weights of MSK, which has a network of its own; as --weights"
     )
@@ -138,11 +136,9 @@ class VariantOptions(DatasetOptions):
         recipes: dict[str, Recipe] = {}
         left_out: dict[str, str] = {}
         for name, (variant, weights) in wanted.items():
-            # plan() reads the weights from its task.
-            task = copy.copy(self)
-            task.weights = weights
+            given = single(self.assignments()) | {"run.variant": variant}
             try:
-                recipes[name] = task.plan(single(self.assignments()) | {"run.variant": variant})
+                recipes[name] = self.plan(given, weights)
             except LacksModules as error:
                 left_out[name] = str(error)
         if not recipes:

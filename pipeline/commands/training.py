@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import luigi
 
 from pipeline.commands import engine
-from pipeline.commands.options import Assignments, SetParameter
+from pipeline.commands.options import SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
 from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos
@@ -45,11 +45,11 @@ FLOW = "medium"
 Modules = dict[str, "nn.Module"]
 
 
-class Trainer(Step):
+class Trainer(engine.Command, Step):
     """A task that trains networks into one weights file."""
 
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
-    set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
+    set = SetParameter(default=(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
     loaders = luigi.IntParameter(
         default=min(8, (os.cpu_count() or 1) - 1),
@@ -67,6 +67,10 @@ class Trainer(Step):
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{type(self).__name__} {Path(self.output).name}"
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return Path(self.output)
 
     @property
     def folder(self) -> Path:
