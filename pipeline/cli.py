@@ -17,6 +17,7 @@ from pipeline.plan.options import DATASET, RUN, VIDEOS, Option
 
 if TYPE_CHECKING:
     from pipeline.commands import RunDataset
+    from pipeline.plan.recipe import Recipe
 
 CLIP = "a video file, or a folder of frames"
 MASK = (
@@ -158,17 +159,24 @@ def _segment(given: argparse.Namespace) -> int:
     return 0 if done else 1
 
 
-def _status(given: argparse.Namespace) -> int:
-    from cache.store import Store
+def recipe_of(given: argparse.Namespace) -> Recipe:
+    """The run that `status` is asked about, planned as RunDataset plans it but not recorded."""
     from pipeline.plan.inputs import cache_root, plan_run
     from pipeline.plan.settings import single
-    from pipeline.plan.status import status
 
     if given.clip and not given.mask:
         raise UserError(f"{given.clip}: give its first mask too, or a folder of masks")
-    task, root, video = _task(given), cache_root(), ""
-    recipe = plan_run(task.options(single(task.assignments())), root)
-    for state in status(recipe, Store(root)):
+    task = _task(given)
+    return plan_run(task.options(single(task.assignments())), cache_root())
+
+
+def _status(given: argparse.Namespace) -> int:
+    from cache.store import Store
+    from pipeline.plan.inputs import cache_root
+    from pipeline.plan.status import status
+
+    video = ""
+    for state in status(recipe_of(given), Store(cache_root())):
         if state.video != video:
             video = state.video
             print(video)
