@@ -3,7 +3,7 @@
     python -m benchmarks.pipeline [--lengths 25,50,100] [--weights compact | --backbone resnet101]
     python -m benchmarks.pipeline --root FRAMES --masks FIRST.png
 
-The clip is drawn, or is a folder of images with its first mask; it is gone through to and fro
+The clip is drawn, or is a folder of images with its first mask; it is played forwards and backwards
 until it is long enough. Each length runs in a process of its own with an empty cache, and
 then sends the same frames through the bare backbone. Ends with status 1 if the peak memory
 of the longest is more than a tenth above that of the shortest.
@@ -135,14 +135,14 @@ def untrained(path: Path, backbone: str) -> None:
 
 
 def stretch(frames: Path, folder: Path, length: int) -> Path:
-    """A clip of `length` frames: those of a folder, to and fro."""
+    """A clip of `length` frames: those of a folder, forwards, then backwards."""
     from pipeline.datasets.layout import images
 
     found = images(frames)
-    to_and_fro = [*found, *found[-2:0:-1]]
+    both_ways = [*found, *found[-2:0:-1]]
     folder.mkdir()
     for j in range(length):
-        source = to_and_fro[j % len(to_and_fro)]
+        source = both_ways[j % len(both_ways)]
         shutil.copy(source, folder / f"{j:05d}{source.suffix}")
     return folder
 

@@ -1,4 +1,4 @@
-"""What a sweep costs beside one run, and whether its results are those of separate runs.
+"""What a sweep costs compared with one run, and whether its results are those of separate runs.
 
     python -m benchmarks.sweep
     python -m benchmarks.sweep --values 0.9,0.8,0.7,0.6 -- --dataset davis17 --root DIR

@@ -246,7 +246,7 @@ class Networks:
         roi, own = self._roi(box, mask)
         memory = propagation.memorise(remp, a, f, roi, own, index)
         if memory is not None and given:
-            memory = memory.beside(given, a.roi_size**2)
+            memory = memory.with_given(given, a.roi_size**2)
         return propagation.start(remp, a, f, fine, roi, own, index, memory)
 
     def remember(

@@ -40,7 +40,7 @@ PAPER = Path(__file__).parents[2] / "shared" / "paper-dyenet.txt"
 # --- what the paper prints -----------------------------------------------------------
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="needs the paper's text beside the project")
+@pytest.mark.skipif(not PAPER.exists(), reason="needs the paper's text next to the project")
 def test_published_figures_are_those_of_the_paper() -> None:
     text = " ".join(PAPER.read_text().split())
     for row in PUBLISHED:

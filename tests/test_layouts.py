@@ -32,7 +32,7 @@ def shown(index: np.ndarray, *objects: int) -> np.ndarray:
 
 
 def segtrack(root: Path) -> Path:
-    """frog: one object, bmp masks beside png images. bmx: two, the second's masks bmp."""
+    """frog: one object, bmp masks next to png images. bmx: two, the second's masks bmp."""
     for j in range(FRAMES):
         image, index = draw(j)
         save(root / f"JPEGImages/frog/frog_{j:05d}.png", image)

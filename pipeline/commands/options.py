@@ -14,7 +14,7 @@ from cache.store import Store
 from pipeline.commands import engine
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
-from pipeline.plan.options import ALL
+from pipeline.plan.options import SHARED
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
 from pipeline.plan.variants import VARIANTS
@@ -38,7 +38,7 @@ class SetParameter(luigi.Parameter):
 
 def parameter(name: str) -> luigi.Parameter:
     """The Luigi parameter of an option that `dyenet` takes too."""
-    option = ALL[name]
+    option = SHARED[name]
     kind = luigi.OptionalParameter if option.default is None else luigi.Parameter
     return kind(default=option.default, description=option.help)
 

@@ -3,7 +3,7 @@
 luigi --module pipeline TrainDyeNet --local-scheduler \\
     --data davis17:DAVIS:train --output dyenet.safetensors
 
-Beside OUT.safetensors lies OUT.training/: checkpoint.safetensors, log.csv (a row an
+Next to OUT.safetensors lies OUT.training/: checkpoint.safetensors, log.csv (a row an
 iteration), loss.svg and run.json.
 """
 
@@ -251,7 +251,7 @@ class OfflineTrainer(Trainer):
         return made
 
     def fit(self, trunk: nn.Module) -> None:
-        """Fit what of a fresh trunk depends on frames: the first ones of sources far apart."""
+        """Fit what of a fresh trunk depends on frames: the first ones of sources at equal steps."""
         import torch
 
         from models.backbone import Backbone, JoinedFeatures
@@ -317,7 +317,7 @@ class TrainMSK(OfflineTrainer):
 
 
 class FinetuneOnFirstFrames(Trainer):
-    """Online training on the given masks of a set, or of each video apart (section 4).
+    """Online training on the given masks of a set, or of each video alone (section 4).
 
     With `--scope dataset` the output is one file; with `--scope video` it is a folder of
     <video>.safetensors. RunDataset takes either as --weights.

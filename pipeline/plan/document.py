@@ -34,7 +34,7 @@ def render() -> str:
 
 
 def _training() -> list[str]:
-    """Settings of training, with the three recipes beside one another."""
+    """Settings of training, with the three recipes next to one another."""
     recipes = (TrainSettings(), compact(), online())
     return [
         "## Training",

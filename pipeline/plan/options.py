@@ -34,4 +34,4 @@ RUN = {
     "device": Option(", ".join(DEVICES), "auto"),
 }
 """how it is run"""
-ALL = DATASET | VIDEOS | RUN
+SHARED = DATASET | VIDEOS | RUN

@@ -7,7 +7,7 @@
     OUT/run.json                          settings, keys, versions, times
     OUT/.made/<video>.json                what the video's files were made from
 
-A video's files are streamed frame by frame into a folder beside their place and moved
+A video's files are streamed frame by frame into a folder next to their place and moved
 there whole, so a stop leaves either the old files or the new.
 """
 
