@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MENDABLE as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:
+        print(f"ERROR: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         return 1
 
@@ -152,7 +155,7 @@ def _task(given: argparse.Namespace) -> RunDataset:
 def _segment(given: argparse.Namespace) -> int:
     from pipeline.commands import engine
 
-    engine.stop_on_sigterm()
+    engine.stop_on_signals()
     done = engine.build(_task(given))
     if done:
         print(f"results: {given.output}")

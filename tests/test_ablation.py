@@ -329,7 +329,7 @@ def test_what_the_weights_lack_stays_out(
     bare = place.folder / "bare.safetensors"
     save(bare, a, {"trunk": build("trunk", a)}, {})
     with pytest.raises(UserError, match="holds no msk, which variant msk needs"):
-        Ablation(**{**options, "weights": str(bare), "msk_weights": str(bare)})
+        Ablation(**{**options, "weights": str(bare), "msk_weights": str(bare)}).complete()
 
 
 def test_no_ablation_is_one_clear_line(tmp_path: Path) -> None:

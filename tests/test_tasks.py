@@ -401,7 +401,7 @@ def test_a_signal_inside_a_callback_of_hdf5_is_still_the_signal(tmp_path: Path) 
 
         @staticmethod
         def interrupted(*_: object) -> None:
-            raise Stopped
+            raise Stopped("a signal")
 
         def complete(self) -> bool:
             return False

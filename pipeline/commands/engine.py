@@ -6,12 +6,14 @@ overrides it.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -33,13 +35,14 @@ DEFAULTS = {
         "scheduling_error": "35",
         "unhandled_exception": "40",
     },
-    "worker": {"check_complete_on_run": "true"},
+    # A task whose inputs were removed has them made anew (run/step.py).
+    "worker": {"check_complete_on_run": "true", "check_unfulfilled_deps": "false"},
     # A damaged artifact is made anew at once, also if it counted as done a moment ago.
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
 
-
-STOPPED = "stopped by SIGTERM; the same command goes on from here"
+SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+"""those that stop a command, by the names that people know"""
 
 
 class OneLine(logging.Filter):
@@ -50,7 +53,7 @@ class OneLine(logging.Filter):
         if isinstance(error, MENDABLE):
             record.msg, record.args = str(error), ()
             record.exc_info, record.exc_text = None, None
-        return True
+        return not isinstance(error, ChildStopped)
 
 
 def install() -> None:
@@ -103,31 +106,40 @@ def say_complete(task: Command) -> None:
 
 def prepare() -> None:
     """What a command sets before Luigi's worker is made, which reads it once."""
-    stop_on_sigterm()
+    stop_on_signals()
     if luigi.interface.core().local_scheduler:
         # A worker of its own scheduler would only wait, then try again what cannot work.
         luigi.configuration.get_config().set("worker", "keep_alive", "false")
 
 
 class Stopped(KeyboardInterrupt):
-    """SIGTERM. Luigi takes other exceptions for a failure of the task and goes on."""
+    """A signal, which it names. Luigi takes other exceptions for a failure and goes on."""
 
 
-def stop_on_sigterm() -> None:
-    """On SIGTERM unwind, so that temporary files go, in the children of a worker too."""
+class ChildStopped(UserError):
+    """A signal in a process of a worker; the worker's own says so."""
+
+
+@cache
+def stop_on_signals() -> None:
+    """On SIGTERM and Ctrl-C unwind, so that temporary files go, in a worker's processes too."""
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         for child in multiprocessing.active_children():
             child.terminate()
-        raise Stopped if multiprocessing.parent_process() is None else UserError(STOPPED)
+        said = f"stopped by {SIGNALS[number]}; the same command goes on from here"
+        raise Stopped(said) if multiprocessing.parent_process() is None else ChildStopped(said)
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
         if isinstance(error, Stopped):
-            print(f"ERROR: {STOPPED}", file=sys.stderr)
+            print(f"ERROR: {error}", file=sys.stderr)
         else:
             sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in SIGNALS:
+        signal.signal(number, stop)
+        # While Python ends, an exception would be shown as a traceback and ignored.
+        atexit.register(signal.signal, number, signal.SIG_DFL)
     sys.excepthook = hook
 
 
