@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import luigi
 from luigi.cmdline_parser import CmdlineParser
 
-from pipeline.errors import MENDABLE, UserError
+from pipeline.errors import MENDABLE
 
 DEFAULTS = {
     # Artifacts are published atomically under their keys, so two runs may share a machine.
@@ -116,19 +116,26 @@ class Stopped(KeyboardInterrupt):
     """A signal, which it names. Luigi takes other exceptions for a failure and goes on."""
 
 
-class ChildStopped(UserError):
-    """A signal in a process of a worker; the worker's own says so."""
+class ChildStopped(SystemExit):
+    """SIGTERM in a process of a worker, which ends without a word: the worker's own tells it."""
 
 
 @cache
 def stop_on_signals() -> None:
     """On SIGTERM and Ctrl-C unwind, so that temporary files go, in a worker's processes too."""
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        said = f"stopped by {SIGNALS[number]}; the same command goes on from here"
-        raise Stopped(said) if multiprocessing.parent_process() is None else ChildStopped(said)
+    def stop(number: int, frame: FrameType | None) -> None:
+        child = multiprocessing.parent_process() is not None
+        if child and number == signal.SIGINT:
+            # A terminal sends Ctrl-C to all processes; the worker's own passes it on as SIGTERM.
+            return
+        for process in multiprocessing.active_children():
+            process.terminate()
+        if child:
+            # Luigi repeats it while this process unwinds.
+            signal.signal(number, signal.SIG_IGN)
+            raise ChildStopped(1)
+        raise Stopped(f"stopped by {SIGNALS[number]}; the same command goes on from here")
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
         if isinstance(error, Stopped):
