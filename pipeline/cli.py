@@ -142,6 +142,10 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _task(given: argparse.Namespace) -> RunDataset:
     """The run that a command is about: of a clip where one was given, else of a dataset."""
+    from pipeline.plan.settings import luigi_config
+
+    # Before Luigi's own import reads luigi.cfg and fails with a traceback.
+    luigi_config()
     from pipeline.commands import RunDataset
 
     known = {name for name, _ in RunDataset.get_params()}
@@ -153,10 +157,11 @@ def _task(given: argparse.Namespace) -> RunDataset:
 
 
 def _segment(given: argparse.Namespace) -> int:
+    task = _task(given)
     from pipeline.commands import engine
 
     engine.stop_on_signals()
-    done = engine.build(_task(given))
+    done = engine.build(task)
     if done:
         print(f"results: {given.output}")
     return 0 if done else 1

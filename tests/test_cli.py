@@ -188,6 +188,15 @@ def test_errors_are_one_line(
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("content", [b"garbled [[[\n", b"[cache\n", b"\xff\xfe[cache]\n"])
+def test_a_garbled_luigi_cfg_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "luigi.cfg").write_bytes(content)
+    done = command("dyenet", "status", cache=tmp_path / "cache", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: luigi.cfg: cannot be read (")
+    assert done.stderr.count("\n") == 1
+
+
 def test_luigi_cfg_and_command_line(folder: Path, dataset: list[str], fast: list[str]) -> None:
     place = folder / "configured"
     place.mkdir()

@@ -390,6 +390,43 @@ def test_sigterm_leaves_nothing_temporary(place: Place, interrupted: Callable[..
     assert not list(place.folder.rglob(f"*{TEMPORARY}"))
 
 
+def test_ctrl_c_is_one_line(place: Place, interrupted: Callable[..., str]) -> None:
+    said = interrupted(signal.SIGINT, 3)
+    assert said == "ERROR: stopped by Ctrl-C; the same command goes on from here\n"
+    assert not list(place.folder.rglob(f"*{TEMPORARY}"))
+
+
+def test_a_signal_where_python_ignores_errors_still_ends_the_run() -> None:
+    code = """
+import signal, time
+from pipeline.commands import engine
+engine.stop_on_signals()
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+Last()
+time.sleep(20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert done.stderr == "ERROR: stopped by SIGTERM; the same command goes on from here\n"
+
+
+def test_a_cache_root_removed_during_a_run_is_made_again(place: Place, finished: Place) -> None:
+    place.empty()
+    process = place.start("--local-scheduler")
+    while process.poll() is None and not place.files("embeddings"):
+        time.sleep(0.005)
+    shutil.rmtree(place.cache, ignore_errors=True)
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    assert "Traceback" not in said
+    if process.wait() == 0:
+        assert masks(place.out) == masks(finished.out)
+    else:
+        assert str(place.cache) in said
+
+
 def test_a_signal_inside_a_callback_of_hdf5_is_still_the_signal(tmp_path: Path) -> None:
     class Reading(Step):
         title = "reading"
@@ -401,7 +438,7 @@ def test_a_signal_inside_a_callback_of_hdf5_is_still_the_signal(tmp_path: Path) 
 
         @staticmethod
         def interrupted(*_: object) -> None:
-            raise Stopped("a signal")
+            raise Stopped(signal.SIGTERM)
 
         def complete(self) -> bool:
             return False

@@ -9,8 +9,10 @@ from __future__ import annotations
 import atexit
 import logging
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -115,6 +117,10 @@ def prepare() -> None:
 class Stopped(KeyboardInterrupt):
     """A signal, which it names. Luigi takes other exceptions for a failure and goes on."""
 
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {SIGNALS[number]}; the same command goes on from here")
+        self.number = number
+
 
 class ChildStopped(SystemExit):
     """SIGTERM in a process of a worker, which ends without a word: the worker's own tells it."""
@@ -135,7 +141,7 @@ def stop_on_signals() -> None:
             # Luigi repeats it while this process unwinds.
             signal.signal(number, signal.SIG_IGN)
             raise ChildStopped(1)
-        raise Stopped(f"stopped by {SIGNALS[number]}; the same command goes on from here")
+        raise Stopped(number)
 
     def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
         if isinstance(error, Stopped):
@@ -143,11 +149,18 @@ def stop_on_signals() -> None:
         else:
             sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
 
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        if isinstance(ignored.exc_value, Stopped):
+            # It came inside a callback whose errors Python ignores: the run would go on.
+            threading.Timer(0.1, os.kill, (os.getpid(), ignored.exc_value.number)).start()
+        else:
+            sys.__unraisablehook__(ignored)
+
     for number in SIGNALS:
         signal.signal(number, stop)
         # While Python ends, an exception would be shown as a traceback and ignored.
         atexit.register(signal.signal, number, signal.SIG_DFL)
-    sys.excepthook = hook
+    sys.excepthook, sys.unraisablehook = hook, again
 
 
 def build(task: luigi.Task) -> bool:

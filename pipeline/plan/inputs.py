@@ -21,7 +21,7 @@ from cache.files import reporting, write_file
 from pipeline.errors import UserError
 from pipeline.plan.machine import DEVICES, with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
-from pipeline.plan.settings import RunSettings
+from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ class Options:
 
 def cache_root() -> Path:
     """The artifact root: DYENET_CACHE, else [cache] root in luigi.cfg, else ./artifacts."""
-    from luigi.configuration import get_config
-
-    found = os.environ.get("DYENET_CACHE") or get_config().get("cache", "root", "artifacts")
+    found = os.environ.get("DYENET_CACHE") or luigi_config().get("cache", "root", "artifacts")
     return Path(found).expanduser().absolute()
 
 
