@@ -31,7 +31,8 @@ from stages.boxmask import cut, iou
 from stages.embeddings import embeddings
 from stages.evidence import evidence
 from stages.features import features
-from stages.flow import flow, raft_estimator
+from stages.flow import flow
+from stages.flow_methods import raft_estimator
 from stages.msk import msk
 from stages.proposals import proposals
 from stages.search import search

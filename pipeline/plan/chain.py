@@ -19,6 +19,7 @@ import cache.keys
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings
 from pipeline.plan.variants import Variant
+from stages.flow_methods import METHODS
 
 # --- the stages --------------------------------------------------------------------
 
@@ -96,7 +97,7 @@ ONCE = (
         "flow",
         settings=("frames", "flow"),
         sources=("images",),
-        numerics=lambda settings: flow_numerics(settings.flow.method),
+        numerics=lambda settings: METHODS[settings.flow.method].libraries(),
         also=("frames",),
     ),
     Row(
@@ -329,15 +330,3 @@ def schema_version(stage: str) -> int:
     from cache.schemas import SCHEMAS
 
     return SCHEMAS[stage].version
-
-
-@functools.cache
-def flow_numerics(method: str) -> dict[str, str]:
-    """What flow depends on besides its settings: DIS differs between versions of OpenCV."""
-    if method == "dis":
-        import cv2
-
-        return {"opencv": cv2.__version__}
-    from importlib.metadata import version as installed
-
-    return {"torchvision": installed("torchvision")}

@@ -26,6 +26,7 @@ from pipeline.plan.recipe import VideoRecipe, read
 from pipeline.run import artifacts
 from pipeline.run.progress import Progress
 from pipeline.run.video import VideoFiles
+from stages.flow_methods import METHODS
 
 if TYPE_CHECKING:
     from models.networks import Networks
@@ -186,9 +187,9 @@ class Job:
     @cached_property
     def device(self) -> str:
         """Device of this task: the recipe's, or what this machine has; cpu without networks."""
-        raft = self._name == "flow" and self.recipe.settings.flow.method == "raft"
+        flow = self._name == "flow" and METHODS[self.recipe.settings.flow.method].on_gpu
         networks = bool(self._name) and bool(self.spec.modules)
-        return device(self.recipe.device) if networks or raft else "cpu"
+        return device(self.recipe.device) if networks or flow else "cpu"
 
     @property
     def networks(self) -> Networks:
