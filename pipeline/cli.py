@@ -120,7 +120,7 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         default="demo",
-        help="demo, davis16, davis17, segtrackv2, youtube-objects or folder",
+        help="a dataset, by the name that RunDataset gives it (default: demo)",
     )
     parser.add_argument("--root", help="folder of the dataset")
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
@@ -222,14 +222,14 @@ def _prune(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from pipeline.datasets import open_dataset, rule_of
+    from pipeline.datasets import built_in, open_dataset, rule_of
     from pipeline.datasets.rules import Rule
     from pipeline.plan.inputs import cache_root
     from pipeline.results.folder import score_folder
     from pipeline.results.scores import totals
 
     # Luigi's settings, where the cache is named, take longer to import than many masks to score.
-    demo_root = cache_root() if given.dataset == "demo" else Path()
+    demo_root = cache_root() if built_in(given.dataset) else Path()
     dataset = open_dataset(given.dataset, given.root, given.split, demo_root)
     rule = Rule(given.frames or rule_of(given.dataset).frames, given.average)
     decay = given.official_decay

@@ -35,7 +35,7 @@ ROOMS = {
     "results": {"errors", "datasets"},
     "run": {"errors", "datasets", "plan", "results"},
     "reports": {"errors", "datasets", "plan", "results"},
-    "paper": {"errors", "plan", "results", "reports"},
+    "paper": {"errors", "datasets", "plan", "results", "reports"},
     "pages": {"errors", "plan", "results", "reports", "paper"},
     "commands": {
         "errors",

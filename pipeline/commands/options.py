@@ -12,6 +12,7 @@ import luigi
 
 from cache.prune import record_run
 from cache.store import Store
+from pipeline.datasets import LAYOUTS
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
 from pipeline.plan.recipe import Recipe
@@ -48,10 +49,7 @@ class SetParameter(luigi.Parameter):
 class DatasetOptions:
     """Options that every task over a dataset takes."""
 
-    dataset = luigi.Parameter(
-        default="demo",
-        description="demo, davis16, davis17, segtrackv2, youtube-objects or folder",
-    )
+    dataset = luigi.Parameter(default="demo", description=f"one of {', '.join(LAYOUTS)}")
     root = luigi.OptionalParameter(default=None, description="folder of the dataset")
     split = luigi.Parameter(default="val", description="split of the dataset")
     videos = luigi.Parameter(default="", description="only these videos: a,b")

@@ -56,11 +56,11 @@ def cache_root() -> Path:
 
 def open_videos(options: Options) -> Sequence[Video]:
     """The videos asked for; UserError names one that the split lacks."""
-    from pipeline.datasets import open_clip, open_dataset
+    from pipeline.datasets import open_dataset
 
-    if options.dataset == "clip":
-        return [open_clip(Path(options.root or ""), Path(options.masks or ""))]
-    dataset = open_dataset(options.dataset, options.root, options.split, cache_root())
+    dataset = open_dataset(
+        options.dataset, options.root, options.split, cache_root(), options.masks
+    )
     found = {video.name: video for video in dataset.videos}
     unknown = [name for name in options.videos if name not in found]
     if unknown:
