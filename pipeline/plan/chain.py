@@ -59,7 +59,7 @@ BOXES = ("proposals", "embeddings", "search", "evidence")
 
 
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """A stage: what its artifacts are made from, which is their key, and what else it reads."""
 
     stage: str
@@ -92,15 +92,15 @@ def not_baseline(variant: Variant) -> bool:
 
 
 ONCE = (
-    Row("frames", sources=("images", "first_masks", "annotations")),
-    Row(
+    StageRow("frames", sources=("images", "first_masks", "annotations")),
+    StageRow(
         "flow",
         settings=("frames", "flow"),
         sources=("images",),
         numerics=lambda settings: METHODS[settings.flow.method].libraries(),
         also=("frames",),
     ),
-    Row(
+    StageRow(
         "msk",
         inputs=("flow",),
         sources=("images", "first_masks"),
@@ -108,7 +108,7 @@ ONCE = (
         also=("frames",),
         when=BASELINE,
     ),
-    Row(
+    StageRow(
         "features",
         settings=("frames",),
         sources=("images",),
@@ -116,7 +116,7 @@ ONCE = (
         also=("frames",),
         when=not_baseline,
     ),
-    Row(
+    StageRow(
         "proposals",
         settings=("proposals",),
         inputs=("features",),
@@ -124,8 +124,8 @@ ONCE = (
         also=("frames",),
         when=RETRIEVAL,
     ),
-    Row("embeddings", inputs=("features", "proposals"), modules=("reid",), when=RETRIEVAL),
-    Row(
+    StageRow("embeddings", inputs=("features", "proposals"), modules=("reid",), when=RETRIEVAL),
+    StageRow(
         "search",
         settings=("search",),
         inputs=("features",),
@@ -134,7 +134,7 @@ ONCE = (
         also=("frames",),
         when=RETRIEVAL,
     ),
-    Row(
+    StageRow(
         "evidence",
         inputs=("features", "proposals", "embeddings", "search"),
         sources=("first_masks",),
@@ -145,7 +145,7 @@ ONCE = (
 )
 """stages that run once a video"""
 EVERY_ITERATION = (
-    Row(
+    StageRow(
         "matches",
         settings=("matches", "tracklets.skip_iou"),
         inputs=("features", *BOXES, before("tubes"), before("tracklets")),
@@ -154,7 +154,7 @@ EVERY_ITERATION = (
         also=("frames", before("matches"), OFFERING),
         when=RETRIEVAL,
     ),
-    Row(
+    StageRow(
         "matches",
         inputs=("features",),
         sources=("first_masks",),
@@ -162,14 +162,14 @@ EVERY_ITERATION = (
         also=("frames",),
         when=GIVEN_ONLY,
     ),
-    Row(
+    StageRow(
         "tracklets",
         settings=("tracklets",),
         inputs=(now("matches"), before("tracklets"), "features", "flow"),
         modules=(REMP,),
         when=not_baseline,
     ),
-    Row(
+    StageRow(
         "tubes",
         settings=("tubes",),
         inputs=(now("tracklets"),),
@@ -177,7 +177,7 @@ EVERY_ITERATION = (
         also=("frames", before("matches"), now("matches"), before("tubes")),
         when=not_baseline,
     ),
-    Row(
+    StageRow(
         "scores",
         settings=(DATASET,),
         inputs=(now("tubes"),),
@@ -186,7 +186,7 @@ EVERY_ITERATION = (
         when=not_baseline,
         scored=True,
     ),
-    Row(
+    StageRow(
         "scores",
         settings=(DATASET,),
         inputs=("msk",),
@@ -263,7 +263,7 @@ def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:
     return specs
 
 
-def _order(settings: RunSettings, video: VideoRecipe) -> Iterator[tuple[Row, int]]:
+def _order(settings: RunSettings, video: VideoRecipe) -> Iterator[tuple[StageRow, int]]:
     """The rows that a video's run has, each with its iteration."""
     rounds = [(0, ONCE), *((k, EVERY_ITERATION) for k in range(1, settings.iterations + 1))]
     for k, rows in rounds:
@@ -272,7 +272,7 @@ def _order(settings: RunSettings, video: VideoRecipe) -> Iterator[tuple[Row, int
                 yield row, k
 
 
-def _spec(recipe: Recipe, video: str, row: Row, k: int, made: Mapping[str, Spec]) -> Spec:
+def _spec(recipe: Recipe, video: str, row: StageRow, k: int, made: Mapping[str, Spec]) -> Spec:
     """The artifact of a row in iteration k; made: what is before it, by label."""
     settings, files = recipe.settings, recipe.videos[video]
     inputs, also = (list(_labels(names, k, settings)) for names in (row.inputs, row.also))
