@@ -1,13 +1,13 @@
-"""benchmarks/speed.py: what is counted, and how."""
+"""pipeline/bench/speed.py: what is counted, and how."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import conditions, speed, table, training_seconds
 from models.config import Architecture
 from models.weights import build, save
+from pipeline.bench.speed import conditions, speed, table, training_seconds
 
 RUN: dict[str, Any] = {
     "dataset": "davis16",

@@ -1,1 +1,1 @@
-"""What the method takes on this machine: seconds, memory, bytes (`dyenet speed`, `dyenet bench`)."""
+"""What the method takes on this machine: `dyenet speed`, `bench` and `bench-sweep`."""

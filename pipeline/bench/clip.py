@@ -112,4 +112,4 @@ def _steady(module: nn.Module) -> None:
             part.bn3.weight.fill_(RESIDUAL)
     if isinstance(module, ReMP):
         nn.init.zeros_(module.output.conv3.weight)
-        nn.init.constant_(module.output.conv3.bias, FOREGROUND)
+        module.output.conv3.get_parameter("bias").fill_(FOREGROUND)

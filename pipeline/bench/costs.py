@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bench.runs import alone, device_name, method_seconds, read_run, run
+from pipeline.plan.inputs import find_weights
 
 if TYPE_CHECKING:
     from pipeline.bench.meter import Taken
@@ -90,19 +91,21 @@ class Cost:
 
 def bench(asked: Asked) -> int:
     """Measure and print; 1 if the longest clip took more memory than FLAT allows."""
+    for network in set(asked.networks) - set(UNTRAINED):
+        find_weights(network, "")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         root, masks = asked.root, asked.masks
         if root is None or masks is None:
             root, masks = folder / "drawn", folder / "first.png"
             alone(_draw, root, masks)
-        steady = [_measure_network(asked, network, folder, root, masks) for network in asked.networks]
+        steady = [
+            _measure_network(asked, network, folder, root, masks) for network in asked.networks
+        ]
     return 0 if all(steady) else 1
 
 
-def _measure_network(
-    asked: Asked, network: str, folder: Path, root: Path, masks: Path
-) -> bool:
+def _measure_network(asked: Asked, network: str, folder: Path, root: Path, masks: Path) -> bool:
     """Print a table for each length; whether memory does not grow with the length."""
     weights = network
     if network in UNTRAINED:
@@ -159,9 +162,7 @@ def measure(
         stretch(root, place / "warm", WARM_FRAMES)
         _run(place / "warm", given[objects[-1]], place / "warm-cache", place / "warm-out", options)
     taken = _meter(chosen)
-    costs = [
-        _cost(clip, mask, count, place, options, taken) for count, mask in given.items()
-    ]
+    costs = [_cost(clip, mask, count, place, options, taken) for count, mask in given.items()]
     return costs, device_name(options["device"])
 
 
@@ -176,7 +177,7 @@ def _meter(device: str) -> Mapping[str, Taken]:
 
 def _run(clip: Path, mask: Path, cache: Path, out: Path, options: Mapping[str, Any]) -> None:
     given = {"dataset": "clip", "split": "clip", "root": str(clip), "masks": str(mask)}
-    run("RunDataset", given | options, cache, out)
+    run("RunDataset", {**given, **options}, cache, out)
 
 
 def _cost(
@@ -273,10 +274,7 @@ def table(costs: Sequence[Cost]) -> str:
     stages = list(dict.fromkeys(stage for c in costs for stage in c.stages))
     lines = [
         row("objects", [c.objects for c in costs], 0),
-        *(
-            row(f"frames a second, {s}", [c.frames / c.stages[s] for c in costs], 2)
-            for s in stages
-        ),
+        *(row(f"frames a second, {s}", [c.frames / c.stages[s] for c in costs], 2) for s in stages),
         row("frames a second, all stages", [c.frames / c.whole for c in costs], 2),
         row("frames a second, bare trunk", [c.frames / c.bare for c in costs], 2),
         row("time of all stages / bare trunk", [c.whole / c.bare for c in costs], 2),
@@ -298,9 +296,6 @@ def table(costs: Sequence[Cost]) -> str:
         ]
     lines += [
         row("peak memory so far, MiB", [c.memory / MIB for c in costs], 0),
-        *(
-            row(f"bytes a frame, {s}", [c.stored[s] / c.frames for c in costs], 0)
-            for s in stages
-        ),
+        *(row(f"bytes a frame, {s}", [c.stored[s] / c.frames for c in costs], 0) for s in stages),
     ]
     return "\n".join(lines)

@@ -1,95 +1,89 @@
 """What a sweep costs beside one run, and whether its results are those of separate runs.
 
-    python -m benchmarks.sweep
-    python -m benchmarks.sweep --values 0.9,0.8,0.7,0.6 -- --dataset davis17 --root DIR
-
-Runs every value once by itself and once all values as a sweep, each command with an empty
-cache, and prints stage seconds, scoring included. What follows `--` goes to every command.
-Ends with status 1 if a mask, a CSV or an HDF5 dataset differs, or if the sweep takes more
-than GOAL times the stage seconds of one run.
+`dyenet bench-sweep` runs every value once by itself and once all values as a sweep, each in an
+empty cache, and prints stage seconds, scoring included.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import h5py
-import hdf5plugin  # noqa: F401 - brings the filter of the large artifacts
-import numpy as np
+from cache.memo import MASK, VECTOR
+from cache.reader import Reader
+from cache.schemas import SCHEMAS
+from pipeline.bench.runs import alone, read_run, run, stage_seconds
 
 GOAL = 1.3
 """stage seconds of four values over those of one run"""
 DEFAULT = "0.7"
 """the value whose run is the one to compare with"""
+FRAMES = 48
+"""of the demo's clips: a starting point is propagated through a whole clip"""
+STAGES = {schema.folder: stage for stage, schema in SCHEMAS.items()}
+"""by the folder that holds its artifacts"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and compare; the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--values", default="0.9,0.8,0.7,0.6", help="of rho_reid")
-    parser.add_argument("--folder", type=Path, help="keep all caches and outputs here")
-    parser.add_argument("options", nargs="*", help="after --: of RunDataset and SweepThreshold")
-    given = parser.parse_args(arguments)
-    values = [str(float(value)) for value in given.values.split(",")]
+def bench_sweep(values: str, options: Mapping[str, Any], keep: Path | None = None) -> int:
+    """Run, compare and print; 1 if results differ, or if the sweep takes more than GOAL.
+
+    values: of rho_reid, separated by commas. options: of RunDataset. keep: folder of all
+    caches and results; without it they are deleted.
+    """
+    numbers = [str(float(value)) for value in values.split(",")]
     with tempfile.TemporaryDirectory() as temporary:
-        return compare(given.folder or Path(temporary), values, given.options)
+        folder = (keep or Path(temporary)).absolute()
+        if options["dataset"] == "demo":
+            options = {**options, "dataset": "davis17", "split": "demo"}
+            options["root"] = str(alone(_longer_demo, Path(temporary)))
+        return _compare(folder, numbers, options)
 
 
-def compare(folder: Path, values: Sequence[str], options: Sequence[str]) -> int:
+def _longer_demo(folder: Path) -> Path:
+    from pipeline.datasets.demo import write_demo
+
+    return write_demo(folder, FRAMES)
+
+
+def _compare(folder: Path, values: Sequence[str], options: Mapping[str, Any]) -> int:
     """Run each value and the sweep below a folder, and print what they took."""
-    alone = {value: folder / f"rho_reid={value}" for value in values}
-    for value, place in alone.items():
-        run(place, ["RunDataset", "--rho-reid", value, *options])
-        took = sum(stage_seconds([place / "out"]).values())
-        print(f"{place.name} alone: {took:.1f} s", flush=True)
+    places = {value: folder / f"rho_reid={value}" for value in values}
+    for value, place in places.items():
+        _run("RunDataset", {**options, "rho_reid": value}, place)
+        print(f"{place.name} alone: {sum(_seconds([place / 'out']).values()):.1f} s", flush=True)
     swept = folder / "sweep"
-    run(swept, ["SweepThreshold", "--rho-reid-values", ",".join(values), *options])
-    outputs = [swept / "out" / place.name for place in alone.values()]
-    one = stage_seconds([alone.get(DEFAULT, alone[values[0]]) / "out"])
-    every = stage_seconds(outputs)
-    print(f"{'stage':12} {'one run':>9} {'sweep':>9}  s")
-    for stage in every:
-        print(f"{stage:12} {one.get(stage, 0.0):9.2f} {every[stage]:9.2f}")
-    single, total = sum(one.values()), sum(every.values())
-    print(f"{'all':12} {single:9.2f} {total:9.2f}  ratio {total / single:.3f} (goal {GOAL})")
+    _run("SweepThreshold", {**options, "rho_reid_values": ",".join(values)}, swept)
+    outputs = [swept / "out" / place.name for place in places.values()]
+    one = _seconds([places.get(DEFAULT, places[values[0]]) / "out"])
+    every = _seconds(outputs)
+    print(table(one, every))
     wrong = [
         line
-        for output, place in zip(outputs, alone.values(), strict=True)
+        for output, place in zip(outputs, places.values(), strict=True)
         for line in differences(place, output, swept / "cache")
     ]
     print("\n".join(wrong) or "byte-identical: masks, CSVs and HDF5 datasets")
-    return 1 if wrong or total > GOAL * single else 0
+    return 1 if wrong or sum(every.values()) > GOAL * sum(one.values()) else 0
 
 
-def run(place: Path, arguments: Sequence[str]) -> None:
-    """One luigi command with a cache of its own."""
-    command = [sys.executable, "-m", "luigi", "--module", "pipeline", *arguments]
-    subprocess.run(
-        [*command, "--local-scheduler", "--output", str(place / "out")],
-        env={**os.environ, "DYENET_CACHE": str(place / "cache")},
-        stdout=subprocess.DEVNULL,
-        check=True,
-    )
+def _run(task: str, options: Mapping[str, Any], place: Path) -> None:
+    alone(run, task, options, place / "cache", place / "out")
 
 
-def stage_seconds(outputs: Sequence[Path]) -> dict[str, float]:
+def _seconds(outputs: Sequence[Path]) -> dict[str, float]:
     """Seconds by stage of all artifacts that some runs reach, each artifact once."""
-    seconds: dict[tuple[str, str, str], float] = {}
-    for output in outputs:
-        for video, about in json.loads((output / "run.json").read_text())["videos"].items():
-            for label, spent in about["seconds"].items():
-                seconds[label.partition("(")[0], video, about["keys"][label]] = spent
-    totals: dict[str, float] = {}
-    for (stage, _, _), spent in seconds.items():
-        totals[stage] = totals.get(stage, 0.0) + spent
-    return totals
+    return stage_seconds(map(read_run, outputs))
+
+
+def table(one: Mapping[str, float], every: Mapping[str, float]) -> str:
+    """Seconds by stage of one run and of the sweep, and their ratio."""
+    rows = [f"{stage:12} {one.get(stage, 0.0):9.2f} {every[stage]:9.2f}" for stage in every]
+    single, total = sum(one.values()), sum(every.values())
+    head = f"{'stage':12} {'one run':>9} {'sweep':>9}  s"
+    foot = f"{'all':12} {single:9.2f} {total:9.2f}  ratio {total / single:.3f} (goal {GOAL})"
+    return "\n".join([head, *rows, foot])
 
 
 def differences(alone: Path, output: Path, cache: Path) -> list[str]:
@@ -99,22 +93,33 @@ def differences(alone: Path, output: Path, cache: Path) -> list[str]:
         *sorted((alone / "out" / "scores").glob("*.csv")),
     ]
     files = [(path, output / path.relative_to(alone / "out")) for path in made]
-    # What is seen in boxes is memoised in a file for each run: which box is in which may differ.
-    artifacts = [
-        (path, cache / path.relative_to(alone / "cache"))
-        for path in sorted((alone / "cache").rglob("*.h5"))
-        if not {"mask", "vector"} & set(path.parts)
-    ]
     wrong = [a for a, b in files if not b.exists() or a.read_bytes() != b.read_bytes()]
-    wrong += [a for a, b in artifacts if not b.exists() or contents(a) != contents(b)]
+    own = alone / "cache"
+    wrong += [own / path for path in _artifacts(own) if not _same(path, own, cache)]
     return [f"not the same in the sweep: {path}" for path in wrong]
 
 
-def contents(path: Path) -> dict[str, bytes]:
+def _artifacts(cache: Path) -> list[Path]:
+    """Artifacts below a cache, without memos of boxes: which box is in which file may differ."""
+    found = [path.relative_to(cache) for path in sorted(cache.rglob("*.h5"))]
+    return [path for path in found if STAGES[_folder(path)] not in (MASK, VECTOR)]
+
+
+def _same(path: Path, one: Path, other: Path) -> bool:
+    """Whether two caches hold the same datasets in an artifact."""
+    return (other / path).exists() and _contents(path, one) == _contents(path, other)
+
+
+def _contents(path: Path, cache: Path) -> dict[str, bytes]:
     """The bytes of every dataset of an artifact."""
-    with h5py.File(path, "r") as file:
-        return {name: np.ascontiguousarray(item[()]).tobytes() for name, item in file.items()}
+    schema = SCHEMAS[STAGES[_folder(path)]]
+    reader = Reader(schema, cache / path, path.stem.rpartition("-")[2])
+    try:
+        return {name: values.tobytes() for name, values in reader.arrays().items()}
+    finally:
+        reader.close()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _folder(path: Path) -> str:
+    """Of <folder>/<dataset>/<video>/<key>.h5."""
+    return path.parents[2].as_posix()
