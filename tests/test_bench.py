@@ -132,7 +132,16 @@ def test_sweep_compares_every_mask_csv_and_dataset(tmp_path: Path) -> None:
     root, weights = write_dataset(tmp_path / "data", ("ant",)), tmp_path / "w.safetensors"
     write_weights(weights)
     dataset = ["--dataset", "davis17", "--root", root, "--weights", weights]
-    dataset += ["--set", "frames.height=0", "--device", "cpu", "--precision", "fp32"]
+    dataset += [
+        "--set",
+        "frames.height=0",
+        "--max-iterations",
+        "1",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
     values = ["--rho-reid-values", "0.9,0.5", "--keep", tmp_path / "kept"]
     done = command(
         "dyenet", "bench-sweep", *dataset, *values, cache=tmp_path / "unused", cwd=tmp_path

@@ -20,8 +20,9 @@ RUN: dict[str, Any] = {
             "frames": 30,
             "size": [480, 854],
             "seconds": {"flow": 2.0, "tubes(1)": 1.0, "tubes(2)": 3.0, "scores(1)": 50.0},
+            "keys": {"flow": "f", "tubes(1)": "t1", "tubes(2)": "t2", "scores(1)": "s"},
         },
-        "b": {"frames": 10, "size": [480, 910], "seconds": {"flow": 4.0}},
+        "b": {"frames": 10, "size": [480, 910], "seconds": {"flow": 4.0}, "keys": {"flow": "g"}},
     },
 }
 
