@@ -47,8 +47,9 @@ ROOMS = {
         "paper",
         "pages",
     },
+    "bench": {"errors", "datasets", "plan", "run", "paper", "commands"},
     "__init__": {"commands"},
-    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands"},
+    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands", "bench"},
 }
 """what each room of pipeline/ imports of the others, the lowest first"""
 

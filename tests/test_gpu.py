@@ -41,7 +41,7 @@ from stages.tracklets import Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
 from tests.clip import Boxes, Features, Flow, Proposals, Tracks, draw, same
 from tests.networks import random_networks
-from tests.tiny_run import ROOT, environment, write_dataset, write_weights
+from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
 from tests.training_clips import SETTINGS, make_clips
 from training.batch import Batch, Batches
 from training.loop import Place, Training
@@ -419,3 +419,15 @@ def test_two_workers_share_a_gpu(tmp_path: Path) -> None:
     assert all(np.array_equal(one[key], two[key]) for key in one)
     run = json.loads((tmp_path / "out2" / "run.json").read_text(encoding="utf-8"))
     assert len(run["videos"]) == 2
+
+
+def test_bench_measures_the_device(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "w.safetensors")
+    options = ["--networks", weights, "--objects", "1,2", "--frames", 10, "--device", GPU]
+    done = command("dyenet", "bench", *options, cache=tmp_path / "cache", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {line[:36].strip(): line[36:].split() for line in done.stdout.splitlines()[1:]}
+    for stage in ("features", "embeddings", "tracklets", "all stages"):
+        for share in found[f"% device busy, {stage}"]:
+            assert 0 < float(share) <= 100
+    assert all(float(value.replace(",", "")) > 1 for value in found["peak device memory, MiB"])
