@@ -18,7 +18,7 @@ from models import geometry
 from models.msk import MSK
 from models.networks import Networks, to_bytes
 from stages.boxmask import merge, object_ids
-from stages.frames import resize_mask
+from stages.frames import resize_masks
 from stages.types import FlowReader, Frames, Image, IndexMask
 
 VERSION = 1
@@ -40,7 +40,7 @@ def msk(
     networks.need("msk", MSK)
     height, width = next(iter(first_masks.values())).shape
     working = frames[0].shape[:2]
-    first_seen = {j: resize_mask(mask, working) for j, mask in first_masks.items()}
+    first_seen = resize_masks(first_masks, working)
     given = {j: object_ids(mask) for j, mask in sorted(first_masks.items())}
     first = {i: j for j, ids in reversed(given.items()) for i in ids}
     beginnings = {j: [i for i in ids if first[i] == j] for j, ids in given.items()}
