@@ -98,7 +98,7 @@ def step(
     network = networks.need("msk", MSK)
     height, width = image.shape[:2]
     with networks.inference():
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(networks.device)
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(networks.device)
         batch = pixels.permute(2, 0, 1)[None]
         y, x = (torch.arange(n, device=networks.device) + 0.5 for n in (height, width))
         grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))
