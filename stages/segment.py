@@ -56,37 +56,44 @@ def segment(
     """
     pictures = ArrayFrames(frames)
     check_masks(masks, pictures)
-    seen = working_frames(pictures, settings.frames)
-    size, given, plain = seen.size, resize_masks(masks, seen.size), settings.plain
+    working = working_frames(pictures, settings.frames)
+    size, given = working.size, resize_masks(masks, working.size)
 
-    fields = Flow(*_columns(flow(seen, settings.flow, networks.device.type)))
+    # Section 3: what every frame is seen by, once; MSK sees no features
+    fields = Flow(*_columns(flow(working, settings.flow, networks.device.type)))
     if settings.variant.baseline:
-        return np.stack([mask for mask, _ in msk(seen, fields, masks, networks)])
-    maps = Features(*_columns(features(seen, networks)))
+        return np.stack([mask for mask, _ in msk(working, fields, masks, networks)])
+    maps = Features(*_columns(features(working, networks)))
 
-    # Section 3.1: what Re-ID chooses from, and whom it looks for
-    known = SeenBoxes(), SeenBoxes()
+    # Section 3.1: what Re-ID chooses from
+    looked = SeenBoxes()
     retrieval = Retrieval(
-        maps, given, networks, settings.matches, settings.tracklets.skip_iou, *known
+        features=maps,
+        first_masks=given,
+        networks=networks,
+        settings=settings.matches,
+        skip_iou=settings.tracklets.skip_iou,
+        masks=looked,
+        vectors=SeenBoxes(),
     )
     boxes = None
     if settings.variant.retrieval:
-        boxes = _proposals(maps, size, given, networks, settings, known[0])
-    propagation = Propagation(maps, fields, networks, settings.tracklets, plain)
+        boxes = _proposals(maps, size, given, networks, settings, looked)
+    propagation = Propagation(maps, fields, networks, settings.tracklets, settings.plain)
+    wave = WAVE[networks.device.type]
 
     accepted: list[Tracklet] = []
     offered: dict[int, Offers] = {}
     for k in range(1, settings.iterations + 1):
-        # Section 3.1: proposals that look like a template become starting points
+        # Re-ID: proposals that look like a template become starting points, until none is new
         templates = [offered[i] for i in settings.matches.offering(k)]
         found = matches(retrieval, boxes, templates, accepted, k)
         if found.converged:
             break
-        # Section 3.2: they are propagated both ways, and the tracklets linked
-        wave = WAVE[networks.device.type]
+        # Section 3.2, Re-MP: they are propagated both ways, and the tracklets linked to tubes
         accepted = tracklets(propagation, found.starts, accepted, iteration=k, wave=wave)
-        linking = link(accepted, len(seen), size, settings.tubes)
-        # Section 3.3: confident masks are the templates of the next iteration
+        linking = link(accepted, len(working), size, settings.tubes)
+        # Section 3.3: confident masks are offered as templates
         offered[k] = offers(linking, accepted, settings.tubes, size)
     drawn = render(linking, accepted, masks, pictures, size, settings.tubes)
     return np.stack([mask for mask, _ in drawn])

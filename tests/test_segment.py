@@ -42,9 +42,8 @@ class Place:
     frames: list[np.ndarray]
     masks: dict[int, np.ndarray]
 
-    def run(self, changed: Mapping[str, str]) -> np.ndarray:
-        """The masks (T, H, W) that RunDataset writes."""
-        out = self.root / "runs" / str(len(list((self.root / "runs").glob("*"))))
+    def run(self, changed: Mapping[str, str], out: Path) -> np.ndarray:
+        """The masks (T, H, W) that RunDataset writes below `out`."""
         given = ",".join(f"{name}={value}" for name, value in changed.items())
         task = RunDataset(dataset="folder", root=str(self.root), set=given, output=str(out))
         assert engine.build(task)
@@ -88,14 +87,18 @@ AGAIN = {
     ],
 )
 def test_masks_equal_those_of_the_pipeline(
-    changed: dict[str, str], found_again: bool, place: Place, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, str],
+    found_again: bool,
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DYENET_CACHE", str(place.root / "cache"))
     changed = {**CHANGED, **changed}
     networks = load("compact", device="cpu", precision="fp32")
     found = segment(place.frames, place.masks, networks, settings(changed))
     assert found.dtype == np.uint8 and found.shape == (FRAMES, *SIZE)
-    np.testing.assert_array_equal(found, place.run(changed))
+    np.testing.assert_array_equal(found, place.run(changed, tmp_path))
     assert (found[-1] == 1).any() == found_again
     for j, ids in GIVEN.items():
         for i in ids:
