@@ -36,10 +36,11 @@ from stages.flow_methods import raft_estimator
 from stages.msk import msk
 from stages.proposals import proposals
 from stages.search import search
+from stages.seen import SeenBoxes
 from stages.settings import FlowSettings, ProposalsSettings, SearchSettings, TrackletsSettings
 from stages.tracklets import Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
-from tests.clip import Boxes, Features, Flow, Proposals, Tracks, draw, same
+from tests.clip import Features, Flow, Proposals, Tracks, draw, same
 from tests.networks import random_networks
 from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
 from tests.training_clips import SETTINGS, make_clips
@@ -181,7 +182,7 @@ def test_evidence(made: Made, precision: str, most: float) -> None:
     """Of the boxes that both looked at: which they are hangs on a rank."""
     given = {0: made.masks[0]}
     there, here = (
-        np.concatenate(list(evidence(made.features, made.proposals, given, net, Boxes())))
+        np.concatenate(list(evidence(made.features, made.proposals, given, net, SeenBoxes())))
         for net in (networks(GPU, precision), networks("cpu"))
     )
     both = (there > 0) & (here > 0)

@@ -19,7 +19,7 @@ from cache import keys
 from cache.digests import FileDigests
 from cache.files import reporting, write_file
 from pipeline.errors import UserError
-from pipeline.plan.machine import DEVICES, with_precision
+from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings
 from pipeline.plan.variants import VARIANTS
@@ -90,8 +90,6 @@ def person_error(error: ValueError) -> Exception:
 
 def plan_run(options: Options, root: Path) -> Recipe:
     """The recipe of a run. UserError for whatever is wrong with what was asked for."""
-    if options.device not in DEVICES:
-        raise UserError(f"--device {options.device}: must be one of {', '.join(DEVICES)}")
     options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:

@@ -21,9 +21,6 @@ from pipeline.run.step import Step, Target
 if TYPE_CHECKING:
     from pipeline.run.job import Job
 
-WAVE = {"cpu": 1, "cuda": 8}
-"""retrieved starting points propagated together; enters no key, since no result depends on it"""
-
 
 STAGES: dict[str, type[Stage]] = {}
 """every class below, by the name of its stage"""
@@ -235,7 +232,7 @@ class Tracklets(Stage):
 
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import put_tracklets
-        from stages.tracklets import Propagation, tracklets
+        from stages.tracklets import WAVE, Propagation, tracklets
 
         settings, networks, k = job.recipe.settings, job.networks, self.iteration
         propagation = Propagation(
