@@ -14,6 +14,7 @@ setup(
             for rest in ("", ".*")
         ]
     ),
+    py_modules=["dyenet"],
     package_data={"models": ["pretrained/*.safetensors"], "pipeline.pages": ["*.html"]},
     install_requires=[
         "luigi>=3.6",

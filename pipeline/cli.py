@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import MENDABLE, UserError
 from pipeline.plan.options import DATASET, RUN, VIDEOS, Option
@@ -24,6 +24,15 @@ MASK = (
     "mask of the first frame (a PNG with a number for each object), or a folder of <frame>.png "
     "where objects enter later"
 )
+SPEED = """Run a dataset in an empty cache and print frames a second by stage and in all (the
+paper's Speed Analysis, section 4.2)."""
+BENCH = """Run one clip with each network, number of objects and length. Prints frames a second by
+stage, in all and of the bare trunk, memory and bytes; on a CUDA device also the share of the time
+in which it worked. resnet50 and resnet101 are the paper's networks, untrained. Ends with status 1
+if the peak memory of the longest clip is more than a tenth above that of the shortest."""
+BENCH_SWEEP = """Run each value by itself and all of them as a sweep, and compare masks, CSVs and
+HDF5 datasets. Without --dataset: the demo's clips, twice as long. Ends with status 1 if anything
+differs, or if the sweep takes more than 1.3 times the stage seconds of one run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     artifacts = commands.add_parser("artifacts", help="what the cache holds")
     artifacts.add_argument("stage", nargs="?", help="list the files of this stage")
     artifacts.set_defaults(command=_artifacts)
+
+    _add_benchmarks(commands)
     return top
 
 
@@ -128,6 +139,46 @@ def _add_options(parser: argparse.ArgumentParser, *tables: Mapping[str, Option])
         default = f" (default: {option.default})" if option.default else ""
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, default=option.default, help=option.help + default)
+
+
+def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    speed = commands.add_parser(
+        "speed", help="frames a second over a dataset, next to the paper's", description=SPEED
+    )
+    _add_run(speed)
+    speed.add_argument(
+        "--training-seconds",
+        type=float,
+        help="what the online training took (default: what the weights' card says)",
+    )
+    speed.set_defaults(command=_speed)
+
+    bench = commands.add_parser(
+        "bench", help="what each stage costs on this machine", description=BENCH
+    )
+    bench.add_argument(
+        "--networks", type=_names, help="compact, resnet50, resnet101, weights files: a,b"
+    )
+    bench.add_argument("--objects", type=_counts, help="how many, first to last: 1,3,10")
+    bench.add_argument("--frames", type=_counts, help="lengths of the clip: 25,50,100")
+    bench.add_argument("--root", type=Path, help="folder of images, in place of a drawn clip")
+    bench.add_argument("--masks", type=Path, help="with --root: the first mask")
+    bench.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default: auto)")
+    _add_options(bench, {"device": RUN["device"]})
+    bench.set_defaults(command=_bench)
+
+    sweep = commands.add_parser(
+        "bench-sweep", help="what a sweep costs compared with one run", description=BENCH_SWEEP
+    )
+    _add_run(sweep)
+    sweep.add_argument("--rho-reid-values", default="0.9,0.8,0.7,0.6", help="%(default)s")
+    sweep.add_argument("--keep", type=Path, help="keep all caches and results in this folder")
+    sweep.set_defaults(command=_bench_sweep)
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_options(parser, DATASET, VIDEOS, RUN)
+    _add_set(parser)
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:
@@ -142,14 +193,9 @@ def _add_set(parser: argparse.ArgumentParser) -> None:
 
 def _task(given: argparse.Namespace) -> RunDataset:
     """The run that a command is about: of a clip where one was given, else of a dataset."""
-    from pipeline.plan.settings import luigi_config
-
-    # Before Luigi's own import reads luigi.cfg and fails with a traceback.
-    luigi_config()
+    asked = _run_options(given)
     from pipeline.commands import RunDataset
 
-    known = {name for name, _ in RunDataset.get_params()}
-    asked = {name: value for name, value in vars(given).items() if name in known}
     if given.clip:
         asked |= {"dataset": "clip", "root": str(given.clip), "split": "clip"}
         asked["masks"] = str(given.mask)
@@ -214,14 +260,14 @@ def _prune(given: argparse.Namespace) -> int:
 
 
 def _score(given: argparse.Namespace) -> int:
-    from pipeline.datasets import open_dataset, rule_of
+    from pipeline.datasets import built_in, open_dataset, rule_of
     from pipeline.datasets.rules import Rule
     from pipeline.plan.inputs import cache_root
     from pipeline.results.folder import score_folder
     from pipeline.results.scores import totals
 
     # Luigi's settings, where the cache is named, take longer to import than many masks to score.
-    demo_root = cache_root() if given.dataset == "demo" else Path()
+    demo_root = cache_root() if built_in(given.dataset) else Path()
     dataset = open_dataset(given.dataset, given.root, given.split, demo_root)
     rule = Rule(given.frames or rule_of(given.dataset).frames, given.average)
     decay = given.official_decay
@@ -269,6 +315,62 @@ def _artifacts(given: argparse.Namespace) -> int:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
         print(f"{_size(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
     return 0
+
+
+def _speed(given: argparse.Namespace) -> int:
+    from pipeline.bench.speed import measure
+
+    print(measure(_run_options(given), given.training_seconds))
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    from pipeline.bench.costs import DEFAULTS, Asked, bench
+    from pipeline.plan.machine import device
+
+    if (given.root is None) != (given.masks is None):
+        raise UserError("--root and --masks belong together: a clip, and its first mask")
+    usual = DEFAULTS[device(given.device)]
+    asked = Asked(
+        networks=given.networks or usual.networks,
+        objects=given.objects or usual.objects,
+        lengths=given.frames or usual.lengths,
+        device=given.device,
+        precision=given.precision,
+        root=given.root,
+        masks=given.masks,
+    )
+    return bench(asked)
+
+
+def _bench_sweep(given: argparse.Namespace) -> int:
+    from pipeline.bench.sweep import bench_sweep
+
+    return bench_sweep(given.rho_reid_values, _run_options(given), given.keep)
+
+
+def _run_options(given: argparse.Namespace) -> dict[str, Any]:
+    """Options of RunDataset by name, as far as the command has them."""
+    from pipeline.plan.settings import luigi_config
+
+    # Before Luigi's own import reads luigi.cfg and fails with a traceback.
+    luigi_config()
+    from pipeline.commands import RunDataset
+
+    return {name: getattr(given, name) for name in RunDataset.get_param_names() if name in given}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """a,b"""
+    return tuple(text.split(","))
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    """1,3,10"""
+    counts = text.split(",")
+    if not all(count.isdecimal() and int(count) for count in counts):
+        raise argparse.ArgumentTypeError(f"{text}: must be numbers from 1, such as 1,3,10")
+    return tuple(map(int, counts))
 
 
 def _size(count: int) -> str:

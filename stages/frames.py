@@ -6,7 +6,7 @@ Every message names the video, the frame, the path and what mends it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,6 +246,11 @@ def resize_mask(mask: IndexMask, size: tuple[int, int]) -> IndexMask:
         if i and not (resized == i).any():
             resized.flat[share.argmax()] = i
     return resized
+
+
+def resize_masks(masks: Mapping[int, IndexMask], size: tuple[int, int]) -> dict[int, IndexMask]:
+    """Index masks by frame in another size (H, W)."""
+    return {j: resize_mask(mask, size) for j, mask in masks.items()}
 
 
 def _read_image(path: Path, video: str) -> Image:

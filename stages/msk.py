@@ -18,7 +18,7 @@ from models import geometry
 from models.msk import MSK
 from models.networks import Networks, to_bytes
 from stages.boxmask import merge, object_ids
-from stages.frames import resize_mask
+from stages.frames import resize_masks
 from stages.types import FlowReader, Frames, Image, IndexMask
 
 VERSION = 1
@@ -40,7 +40,7 @@ def msk(
     networks.need("msk", MSK)
     height, width = next(iter(first_masks.values())).shape
     working = frames[0].shape[:2]
-    first_seen = {j: resize_mask(mask, working) for j, mask in first_masks.items()}
+    first_seen = resize_masks(first_masks, working)
     given = {j: object_ids(mask) for j, mask in sorted(first_masks.items())}
     first = {i: j for j, ids in reversed(given.items()) for i in ids}
     beginnings = {j: [i for i in ids if first[i] == j] for j, ids in given.items()}
@@ -98,7 +98,7 @@ def step(
     network = networks.need("msk", MSK)
     height, width = image.shape[:2]
     with networks.inference():
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(networks.device)
+        pixels = torch.from_numpy(np.require(image, requirements=["C", "W"])).to(networks.device)
         batch = pixels.permute(2, 0, 1)[None]
         y, x = (torch.arange(n, device=networks.device) + 0.5 for n in (height, width))
         grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,19 @@ class BoxMemo(Protocol):
     def get(self, frame: int, box: Box) -> npt.NDArray[Any] | None: ...
 
     def put(self, frame: int, box: Box, seen: npt.NDArray[Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class SeenBoxes:
+    """A BoxMemo in memory."""
+
+    known: dict[tuple[int, bytes], npt.NDArray[Any]] = field(default_factory=dict)
+
+    def get(self, frame: int, box: Box) -> npt.NDArray[Any] | None:
+        return self.known.get((frame, box.tobytes()))
+
+    def put(self, frame: int, box: Box, seen: npt.NDArray[Any]) -> None:
+        self.known[frame, box.tobytes()] = seen
 
 
 def seen(

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from stages.flow_methods import METHODS
+
 
 def setting(
     default: Any,
@@ -72,7 +74,7 @@ class FramesSettings(Checked):
 class FlowSettings(Checked):
     """Optical flow (section 3.2; the paper uses FlowNet 2.0 and allows others)."""
 
-    method: str = setting("dis", "flow estimator", choices=("dis", "raft"))
+    method: str = setting("dis", "flow estimator", choices=tuple(METHODS))
     preset: str = setting("medium", "DIS preset", choices=("ultrafast", "fast", "medium"))
 
 

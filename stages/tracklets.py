@@ -32,6 +32,9 @@ from stages.types import (
 
 VERSION = 6
 
+WAVE = {"cpu": 1, "cuda": 8}
+"""retrieved starting points propagated together; enters no key, since no result depends on it"""
+
 Known = Callable[[], Sequence[tuple[StartingPoint, Memory]]]
 """the given masks with what they show"""
 
@@ -63,8 +66,8 @@ def tracklets(
     *,
     iteration: int,
     wave: int,
-    memo: TrackletMemo,
-    progress: Progress,
+    memo: TrackletMemo | None = None,
+    progress: Progress = lambda done, total: None,
 ) -> list[Tracklet]:
     """Accepted tracklets of all iterations so far: `accepted`, then the new ones.
 
@@ -99,9 +102,14 @@ def tracklets(
 
 
 def _grow(
-    propagation: Propagation, members: Sequence[StartingPoint], known: Known, memo: TrackletMemo
+    propagation: Propagation,
+    members: Sequence[StartingPoint],
+    known: Known,
+    memo: TrackletMemo | None,
 ) -> list[Tracklet]:
     """The tracklet of every member, from the memo or propagated."""
+    if memo is None:
+        return _propagate(propagation, members, known)
     found = [memo.get(start) for start in members]
     fresh = [start for start, t in zip(members, found, strict=True) if t is None]
     grown = iter(_propagate(propagation, fresh, known))

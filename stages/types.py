@@ -26,7 +26,9 @@ Probability = npt.NDArray[np.uint8]
 
 
 class Rows(Protocol):
-    """An array read row by row."""
+    """An array, or a list of arrays, read row by row."""
+
+    def __len__(self) -> int: ...
 
     def __getitem__(self, j: int) -> npt.NDArray[Any]: ...
 

@@ -16,6 +16,7 @@ from stages.evidence import evidence
 from stages.features import features
 from stages.flow import decode, flow
 from stages.proposals import proposals
+from stages.seen import SeenBoxes
 from stages.settings import FlowSettings, ProposalsSettings
 from stages.types import StartingPoint, Tracklet
 from tests.networks import random_networks
@@ -94,19 +95,6 @@ class Proposals:
 
 
 @dataclass
-class Boxes:
-    """A BoxMemo in memory."""
-
-    known: dict[tuple[int, bytes], np.ndarray] = field(default_factory=dict)
-
-    def get(self, frame: int, box: np.ndarray) -> np.ndarray | None:
-        return self.known.get((frame, box.tobytes()))
-
-    def put(self, frame: int, box: np.ndarray, seen: np.ndarray) -> None:
-        self.known[frame, box.tobytes()] = seen
-
-
-@dataclass
 class Tracks:
     """A TrackletMemo in memory."""
 
@@ -153,7 +141,7 @@ def make_clip() -> Clip:
     fields = Flow(list(flow(images, FlowSettings())))
     annotations = [m for _, m in drawn]
     offered = Proposals(boxes, vectors, [])
-    offered.values = list(evidence(reader, offered, {0: annotations[0]}, networks, Boxes()))
+    offered.values = list(evidence(reader, offered, {0: annotations[0]}, networks, SeenBoxes()))
     return Clip(networks, images, annotations, reader, fields, offered)
 
 

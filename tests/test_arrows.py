@@ -35,7 +35,7 @@ ROOMS = {
     "results": {"errors", "datasets"},
     "run": {"errors", "datasets", "plan", "results"},
     "reports": {"errors", "datasets", "plan", "results"},
-    "paper": {"errors", "plan", "results", "reports"},
+    "paper": {"errors", "datasets", "plan", "results", "reports"},
     "pages": {"errors", "plan", "results", "reports", "paper"},
     "commands": {
         "errors",
@@ -47,8 +47,9 @@ ROOMS = {
         "paper",
         "pages",
     },
+    "bench": {"errors", "datasets", "plan", "run", "paper", "commands"},
     "__init__": {"commands"},
-    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands"},
+    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands", "bench"},
 }
 """what each room of pipeline/ imports of the others, the lowest first"""
 

@@ -85,7 +85,8 @@ def test_options_are_those_of_run_dataset(name: str, capsys: pytest.CaptureFixtu
     parameters = dict(RunDataset.get_params())
     for option, about in mine.items():
         assert f"--{option.replace('_', '-')} " in said and about.help in said
-        assert parameters[option].description == about.help
+        if option != "dataset":  # Luigi's help names them all
+            assert parameters[option].description == about.help
         assert parameters[option].task_value("RunDataset", option) == about.default
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.datasets import open_clip, open_dataset
+from pipeline.datasets import open_dataset
 from pipeline.datasets.demo import render_clip, write_demo
 from pipeline.datasets.palette import davis_palette
 from pipeline.errors import UserError
@@ -77,7 +77,7 @@ def test_folder_layout(tmp_path: Path) -> None:
 def test_a_clip_anywhere(tmp_path: Path) -> None:
     touch(tmp_path / "clip.mp4")
     touch(tmp_path / "m/00012.png")
-    video = open_clip(tmp_path / "clip.mp4", tmp_path / "m")
+    (video,) = open_dataset("clip", tmp_path / "clip.mp4", "clip", masks=tmp_path / "m").videos
     assert (video.name, video.first_masks) == ("clip", {12: tmp_path / "m/00012.png"})
 
 
@@ -85,7 +85,8 @@ def test_a_clip_anywhere(tmp_path: Path) -> None:
     ("name", "root", "split", "words"),
     [
         ("davis61", ".", "val", ["davis61", "did you mean davis1"]),
-        ("davis16", None, "val", ["--root"]),
+        ("davis16", None, "val", ["--root", "the folder that holds it"]),
+        ("clip", None, "clip", ["--masks", "its first mask"]),
         ("davis16", "nowhere", "val", ["nowhere", "no such folder"]),
         ("davis16", ".", "vla", ["--split vla", "did you mean val"]),
         ("folder", "ImageSets", "x", ["holds no videos"]),

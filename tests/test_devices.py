@@ -29,7 +29,7 @@ from models.remp import ReMP
 from models.rpn import RPN
 from models.weights import build
 from stages.evidence import Shown
-from stages.flow import raft_field
+from stages.flow_methods import raft_field
 from stages.msk import step as msk_step
 from stages.search import similar
 from tests.clip import SIZE

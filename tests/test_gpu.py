@@ -31,16 +31,18 @@ from stages.boxmask import cut, iou
 from stages.embeddings import embeddings
 from stages.evidence import evidence
 from stages.features import features
-from stages.flow import flow, raft_estimator
+from stages.flow import flow
+from stages.flow_methods import raft_estimator
 from stages.msk import msk
 from stages.proposals import proposals
 from stages.search import search
+from stages.seen import SeenBoxes
 from stages.settings import FlowSettings, ProposalsSettings, SearchSettings, TrackletsSettings
 from stages.tracklets import Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
-from tests.clip import Boxes, Features, Flow, Proposals, Tracks, draw, same
+from tests.clip import Features, Flow, Proposals, Tracks, draw, same
 from tests.networks import random_networks
-from tests.tiny_run import ROOT, environment, write_dataset, write_weights
+from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
 from tests.training_clips import SETTINGS, make_clips
 from training.batch import Batch, Batches
 from training.loop import Place, Training
@@ -180,7 +182,7 @@ def test_evidence(made: Made, precision: str, most: float) -> None:
     """Of the boxes that both looked at: which they are hangs on a rank."""
     given = {0: made.masks[0]}
     there, here = (
-        np.concatenate(list(evidence(made.features, made.proposals, given, net, Boxes())))
+        np.concatenate(list(evidence(made.features, made.proposals, given, net, SeenBoxes())))
         for net in (networks(GPU, precision), networks("cpu"))
     )
     both = (there > 0) & (here > 0)
@@ -418,3 +420,15 @@ def test_two_workers_share_a_gpu(tmp_path: Path) -> None:
     assert all(np.array_equal(one[key], two[key]) for key in one)
     run = json.loads((tmp_path / "out2" / "run.json").read_text(encoding="utf-8"))
     assert len(run["videos"]) == 2
+
+
+def test_bench_measures_the_device(tmp_path: Path) -> None:
+    weights = write_weights(tmp_path / "w.safetensors")
+    options = ["--networks", weights, "--objects", "1,2", "--frames", 10, "--device", GPU]
+    done = command("dyenet", "bench", *options, cache=tmp_path / "cache", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {line[:36].strip(): line[36:].split() for line in done.stdout.splitlines()[1:]}
+    for stage in ("features", "embeddings", "tracklets", "all stages"):
+        for share in found[f"% device busy, {stage}"]:
+            assert 0 < float(share) <= 100
+    assert all(float(value.replace(",", "")) > 1 for value in found["peak device memory, MiB"])

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 
 from cache import digests
+from cache.keys import key, short
 from pipeline.errors import UserError
-from pipeline.plan import machine
+from pipeline.plan import chain, machine
 from pipeline.plan import recipe as recipes
 from pipeline.plan.chain import artifacts_of, keys
 from pipeline.plan.document import render
 from pipeline.plan.inputs import Options, plan_run
 from pipeline.plan.recipe import Recipe, VideoRecipe
 from pipeline.plan.settings import RunSettings, find, gather, override, parse_set, single
+from stages.flow_methods import METHODS
 from tests.tiny_run import write_dataset, write_weights
 
 MODULES = ("trunk", "rpn", "mask", "reid", "remp", "remp_plain", "msk")
@@ -165,9 +167,58 @@ def test_recipe_survives_its_file(tmp_path: Path) -> None:
         recipes.read(tmp_path, "0123")
 
 
-def test_every_input_of_a_key_is_read() -> None:
-    for spec in artifacts_of(recipe(), "ant").values():
-        assert set(spec.content["inputs"]) <= set(spec.reads)
+MADE_FROM = {
+    "frames": "",
+    "flow": "",
+    "features": "",
+    "proposals": "features",
+    "embeddings": "features proposals",
+    "search": "features",
+    "evidence": "features proposals embeddings search",
+    "matches(2)": "features proposals embeddings search evidence tubes(1) tracklets(1)",
+    "tracklets(2)": "matches(2) tracklets(1) features flow",
+    "tubes(2)": "tracklets(2)",
+    "scores(2)": "tubes(2)",
+}
+"""artifacts that enter the key"""
+READ_BESIDES = {
+    "flow": "frames",
+    "features": "frames",
+    "proposals": "frames",
+    "search": "frames",
+    "evidence": "frames",
+    "matches(2)": "frames matches(1)",
+    "tubes(2)": "frames matches(1) matches(2) tubes(1)",
+    "scores(2)": "matches(1) matches(2) scores(1)",
+}
+
+
+def test_what_each_stage_is_made_from_and_reads() -> None:
+    found = artifacts_of(recipe(), "ant")
+    for name, inputs in MADE_FROM.items():
+        assert list(found[name].content["inputs"]) == inputs.split()
+        assert list(found[name].reads) == [*inputs.split(), *READ_BESIDES.get(name, "").split()]
+
+
+@pytest.mark.parametrize(
+    ("variant", "digest"),
+    [
+        ("dyenet", "743559aecb40ae9b"),
+        ("remp", "126353a3530551cb"),
+        ("remp-no-attention", "f8370ab55fcc18fe"),
+        ("msk", "b0b63fe0caec2e2d"),
+    ],
+)
+def test_artifacts_of_before_keep_their_keys(
+    variant: str, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under equal versions of all stages and libraries; the digests are those of earlier code."""
+    monkeypatch.setattr(chain, "version", lambda stage: 1)
+    monkeypatch.setattr(chain, "schema_version", lambda stage: 1)
+    fixed = replace(METHODS["dis"], libraries=lambda: {"opencv": "4"})
+    monkeypatch.setitem(METHODS, "dis", fixed)
+    made = keys(recipe({"run.variant": variant, "run.precision": "fp32"}), "ant")
+    assert short(key(made)) == digest
 
 
 @pytest.mark.parametrize(

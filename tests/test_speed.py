@@ -1,13 +1,13 @@
-"""benchmarks/speed.py: what is counted, and how."""
+"""pipeline/bench/speed.py: what is counted, and how."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed import conditions, speed, table, training_seconds
 from models.config import Architecture
 from models.weights import build, save
+from pipeline.bench.speed import conditions, speed, table, training_seconds
 
 RUN: dict[str, Any] = {
     "dataset": "davis16",
@@ -20,8 +20,9 @@ RUN: dict[str, Any] = {
             "frames": 30,
             "size": [480, 854],
             "seconds": {"flow": 2.0, "tubes(1)": 1.0, "tubes(2)": 3.0, "scores(1)": 50.0},
+            "keys": {"flow": "f", "tubes(1)": "t1", "tubes(2)": "t2", "scores(1)": "s"},
         },
-        "b": {"frames": 10, "size": [480, 910], "seconds": {"flow": 4.0}},
+        "b": {"frames": 10, "size": [480, 910], "seconds": {"flow": 4.0}, "keys": {"flow": "g"}},
     },
 }
 

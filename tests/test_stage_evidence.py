@@ -12,8 +12,9 @@ import torch
 from models.config import Architecture
 from stages.boxmask import cut, tight
 from stages.evidence import POINTS, SHORTLIST, Shown, evidence
+from stages.seen import SeenBoxes
 from tests import reference
-from tests.clip import FRAMES, Boxes, Clip, Features, make_clip
+from tests.clip import FRAMES, Clip, Features, make_clip
 from tests.networks import random_networks, without
 
 SIDE = 16
@@ -63,7 +64,7 @@ def naive(share: np.ndarray, box: np.ndarray, mask: np.ndarray) -> tuple[float, 
 def test_evidence_equals_the_loop(clip: Clip) -> None:
     first = {0: clip.annotations[0]}
     a, nets = clip.networks.architecture, clip.networks
-    found = list(evidence(clip.features, clip.proposals, first, nets, Boxes()))
+    found = list(evidence(clip.features, clip.proposals, first, nets, SeenBoxes()))
     assert len(found) == FRAMES
     for j in (0, 4):
         f, boxes = clip.features.coarse(j), clip.proposals.boxes(j)
@@ -105,14 +106,14 @@ def test_several_given_masks_of_an_object_speak_each_for_itself(clip: Clip) -> N
     def seen(*frames: int) -> np.ndarray:
         given = {j: clip.annotations[j] for j in frames}
         return np.stack(
-            list(evidence(clip.features, clip.proposals, given, clip.networks, Boxes()))
+            list(evidence(clip.features, clip.proposals, given, clip.networks, SeenBoxes()))
         )
 
     np.testing.assert_array_equal(seen(0, 3), np.maximum(seen(0), seen(3)))
 
 
 def test_frames_are_read_once_and_masks_remembered(clip: Clip) -> None:
-    reader, memo = Features(clip.features.rows), Boxes()
+    reader, memo = Features(clip.features.rows), SeenBoxes()
     first = {0: clip.annotations[0]}
     before = list(evidence(reader, clip.proposals, first, clip.networks, memo))
     assert set(reader.reads) == set(range(FRAMES))
@@ -126,7 +127,7 @@ def test_frames_are_read_once_and_masks_remembered(clip: Clip) -> None:
 def test_no_memory_no_evidence(clip: Clip) -> None:
     bare = random_networks(replace(Architecture.tiny(), memory=False), 0)
     first = {0: clip.annotations[0]}
-    for values in evidence(clip.features, clip.proposals, first, bare, Boxes()):
+    for values in evidence(clip.features, clip.proposals, first, bare, SeenBoxes()):
         assert values.shape[1] == 2 and not values.any()
 
 
@@ -135,5 +136,5 @@ def test_frames_without_boxes_have_no_evidence(clip: Clip) -> None:
     empty.boxed = [np.zeros((0, 4), np.float32)] * FRAMES
     empty.vectors = [np.zeros((0, 256), np.float32)] * FRAMES
     first = {0: clip.annotations[0]}
-    for values in evidence(clip.features, empty, first, clip.networks, Boxes()):
+    for values in evidence(clip.features, empty, first, clip.networks, SeenBoxes()):
         assert values.shape == (0, 2)

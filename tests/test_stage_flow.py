@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.flow import SCALE, decode, encode, flow, raft_estimator
+from stages.flow import SCALE, decode, encode, flow
+from stages.flow_methods import raft_estimator
 from stages.settings import FlowSettings
 
 

@@ -19,11 +19,12 @@ from stages.embeddings import embeddings
 from stages.features import features
 from stages.matches import Retrieval, Templates, expand, matches, retrieve
 from stages.proposals import proposals
+from stages.seen import SeenBoxes
 from stages.settings import MatchesSettings, ProposalsSettings
 from stages.starts import rank
 from stages.types import Matches, Offers, StartingPoint, Tracklet
 from tests import reference
-from tests.clip import FRAMES, SIZE, Boxes, Clip, Features, Proposals, make_clip
+from tests.clip import FRAMES, SIZE, Clip, Features, Proposals, make_clip
 from tests.networks import random_networks, without
 
 NOTHING = Offers(
@@ -103,8 +104,8 @@ def run(
         networks=clip.networks,
         settings=MatchesSettings(rho_reid=0.5),
         skip_iou=0.7,
-        masks=Boxes(),
-        vectors=Boxes(),
+        masks=SeenBoxes(),
+        vectors=SeenBoxes(),
     )
     proposals = clip.proposals if retrieves else None
     return matches(replace(retrieval, **changes), proposals, offers, tracklets, iteration)
@@ -204,7 +205,7 @@ def test_a_settled_object_gets_no_more_starting_points(clip: Clip) -> None:
 
 
 def test_masks_are_computed_once(clip: Clip) -> None:
-    memo = Boxes()
+    memo = SeenBoxes()
     first = run(clip, masks=memo)
     before = dict(memo.known)
     assert len(before) >= len(first.starts) - 2
@@ -230,7 +231,7 @@ def test_given_masks_and_confirmed_offers_are_the_templates(clip: Clip) -> None:
     ]
     gallery = reference.expanded(given_templates(clip), offered, {(0, 1), (0, 3)}, 0.5, 3, 2)
     # no vector is computed that was seen before
-    memo = Boxes()
+    memo = SeenBoxes()
     run(clip, iteration=2, offers=[offers], settings=chosen, vectors=memo)
     bare = without(clip.networks, "reid")
     again = run(clip, iteration=2, offers=[offers], settings=chosen, vectors=memo, networks=bare)

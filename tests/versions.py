@@ -12,25 +12,12 @@ import json
 from functools import cache
 from pathlib import Path
 
-from pipeline.plan.chain import version
+from pipeline.plan.chain import EVERY_ITERATION, ONCE, version
 
 ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_suffix(".json")
 PACKAGES = ("stages", "models", "cache", "pipeline", "training")
-STAGES = (
-    "frames",
-    "features",
-    "flow",
-    "proposals",
-    "embeddings",
-    "search",
-    "evidence",
-    "matches",
-    "tracklets",
-    "tubes",
-    "scores",
-    "msk",
-)
+STAGES = tuple(dict.fromkeys(row.stage for row in (*ONCE, *EVERY_ITERATION)))
 
 
 def current() -> dict[str, dict[str, object]]:

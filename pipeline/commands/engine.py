@@ -43,7 +43,7 @@ DEFAULTS = {
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
 
-SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 """those that stop a command, by the names that people know"""
 
 

@@ -12,6 +12,7 @@ import luigi
 from cache.prune import record_run
 from cache.store import Store
 from pipeline.commands import engine
+from pipeline.datasets import LAYOUTS
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
 from pipeline.plan.options import SHARED
@@ -46,7 +47,9 @@ def parameter(name: str) -> luigi.Parameter:
 class DatasetOptions(engine.Command):
     """Options that every task over a dataset takes."""
 
-    dataset = parameter("dataset")
+    dataset = luigi.Parameter(
+        default=SHARED["dataset"].default, description=f"one of {', '.join(LAYOUTS)}"
+    )
     root = parameter("root")
     split = parameter("split")
     videos = parameter("videos")

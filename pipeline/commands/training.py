@@ -105,7 +105,7 @@ class Trainer(engine.Command, Step):
         from pipeline.plan.machine import device
         from pipeline.results.files import write_text
         from pipeline.results.loss_plot import loss_plot
-        from stages.flow import dis
+        from stages.flow_methods import dis
         from training.clips import Clips
         from training.loop import Training, together, train
 

@@ -11,7 +11,7 @@ from pipeline.datasets.layout import Dataset, Video, one_of
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
 
-__all__ = ["Dataset", "Video", "open_clip", "open_dataset", "rule_of"]
+__all__ = ["LAYOUTS", "Dataset", "Video", "built_in", "open_dataset", "rule_of"]
 
 
 @dataclass(frozen=True)
@@ -22,51 +22,67 @@ class Layout:
     """the videos of a split, from the folder that holds the dataset"""
     rule: Rule = LATER
     """what it is scored by"""
+    label: str = ""
+    """what the paper's tables call it"""
     built_in: bool = False
     """whether it is drawn below the artifact root, not read from --root"""
+    clip: bool = False
+    """whether it is one clip of any place: --root is the clip, and --masks in place of a split"""
 
 
 LAYOUTS = {
     "demo": Layout(demo.videos, DAVIS, built_in=True),
-    "davis16": Layout(davis.videos16, DAVIS),
+    "davis16": Layout(davis.videos16, DAVIS, "DAVIS16"),
     "davis17": Layout(davis.videos17, DAVIS),
-    "segtrackv2": Layout(segtrackv2.videos),
-    "youtube-objects": Layout(youtube_objects.videos),
+    "segtrackv2": Layout(segtrackv2.videos, label="SegTrackv2"),
+    "youtube-objects": Layout(youtube_objects.videos, label="YoutbObjs"),
     "youtube-vos": Layout(youtube_vos.videos),
     "stills": Layout(stills.videos),
     "folder": Layout(folder.videos),
+    "clip": Layout(folder.clip, clip=True),
 }
+"""by the name that --dataset and --data give it; docs/extending.md"""
 
 
 def open_dataset(
-    name: str, root: str | Path | None, split: str, demo_root: Path = Path("artifacts")
+    name: str,
+    root: str | Path | None,
+    split: str,
+    demo_root: Path = Path("artifacts"),
+    masks: str | Path | None = None,
 ) -> Dataset:
     """The videos of a split, without decoding anything.
 
-    demo_root: where the built-in demo is written when it is asked for first. Raises
-    UserError for an unknown dataset or split and a missing folder.
+    demo_root: where the built-in demo is written when it is asked for first. masks: of a clip, its
+    first mask or a folder of masks. Raises UserError for an unknown dataset or split and a
+    missing folder or clip.
     """
     if name not in LAYOUTS:
         raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
     layout = LAYOUTS[name]
-    place = demo_root if layout.built_in else _folder(name, root)
-    return Dataset(name, split, tuple(layout.videos(place, split)))
+    if layout.clip and masks is None:
+        raise UserError(f"--dataset {name} needs --masks, its first mask or a folder of masks")
+    place = demo_root if layout.built_in else _place(name, root)
+    part = str(masks) if layout.clip else split
+    return Dataset(name, split, tuple(layout.videos(place, part)))
 
 
-def _folder(name: str, root: str | Path | None) -> Path:
-    """The folder of a dataset; UserError if it was not given or is not there."""
+def _place(name: str, root: str | Path | None) -> Path:
+    """Where a dataset lies; UserError if that was not given or is not there."""
+    clip = LAYOUTS[name].clip
     if root is None:
-        raise UserError(f"--dataset {name} needs --root, the folder that holds it")
-    if not Path(root).is_dir():
+        what = "the clip" if clip else "the folder that holds it"
+        raise UserError(f"--dataset {name} needs --root, {what}")
+    if not (clip or Path(root).is_dir()):
         raise UserError(f"--root {root}: no such folder")
     return Path(root)
 
 
-def open_clip(clip: Path, masks: Path) -> Video:
-    """One clip, a video file or a folder of images, with its first mask or masks."""
-    return folder.clip(clip, masks)
+def built_in(name: str) -> bool:
+    """Whether a dataset by that name needs no --root, since it is drawn."""
+    return name in LAYOUTS and LAYOUTS[name].built_in
 
 
 def rule_of(dataset: str) -> Rule:
-    """The rule that a dataset is scored by; of a clip of one's own, every frame not given."""
-    return LAYOUTS[dataset].rule if dataset in LAYOUTS else LATER
+    """The rule that a dataset is scored by."""
+    return LAYOUTS[dataset].rule

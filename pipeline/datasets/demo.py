@@ -271,8 +271,11 @@ def videos(root: Path, split: str) -> Iterator[Video]:
     return videos17(write_demo(root), SPLIT)
 
 
-def write_demo(root: Path) -> Path:
-    """The demo in the DAVIS 2017 layout below `root`, drawn once; returns its folder."""
+def write_demo(root: Path, frames: int = FRAMES) -> Path:
+    """The demo in the DAVIS 2017 layout below `root`, drawn once; returns its folder.
+
+    frames: of each clip; a root holds one length.
+    """
     target = root / "demo" / f"v{VERSION}"
     if target.is_dir():
         return target
@@ -280,7 +283,7 @@ def write_demo(root: Path) -> Path:
     draft = Path(tempfile.mkdtemp(dir=target.parent, suffix=".tmp"))
     try:
         for seed, (name, motions) in enumerate(SCRIPTS.items()):
-            _write_clip(draft, name, render_clip(seed, motions=motions, flow=False))
+            _write_clip(draft, name, render_clip(seed, frames, motions=motions, flow=False))
         lists = draft / "ImageSets" / "2017"
         lists.mkdir(parents=True)
         (lists / f"{SPLIT}.txt").write_text("\n".join(SCRIPTS) + "\n")

@@ -47,15 +47,16 @@ def video(path: Path, masks: Path, annotations: Path) -> Video:
     return Video(name, frames, _given(chosen, names, name), truth, names)
 
 
-def clip(path: Path, masks: Path) -> Video:
-    """A clip anywhere with its first mask, or a folder of masks named after frames."""
+def clip(path: Path, given: str) -> Iterator[Video]:
+    """A clip anywhere; given: its first mask, or a folder of masks named after frames."""
+    masks = Path(given)
     if not path.exists():
         raise UserError(f"{path}: no such clip; give a video file or a folder of images")
     if not masks.exists():
         raise UserError(f"video {path.stem}, first frame: mask {masks} is missing")
     name = path.stem if path.is_file() else path.absolute().name
     frames, names = _frames(path, name)
-    return Video(name, frames, _given(masks, names, name), None, names)
+    yield Video(name, frames, _given(masks, names, name), None, names)
 
 
 def _frames(path: Path, name: str) -> tuple[tuple[Path, ...] | Path, Sequence[str]]:

@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import reports
+from pipeline.datasets import LAYOUTS
 from pipeline.errors import UserError
 from pipeline.paper.attributes import OCCLUSION, SIZES
 from pipeline.paper.published import (
@@ -75,9 +76,7 @@ CATEGORIES = {
 """columns of categories()"""
 
 NAMES = {
-    ("davis16", "val"): "DAVIS16",
-    ("segtrackv2", "all"): "SegTrackv2",
-    ("youtube-objects", "all"): "YoutbObjs",
+    (row.dataset, row.split): LAYOUTS[row.dataset].label for row in PUBLISHED if row.table == 5
 }
 """headings of Table 5"""
 LEVELS = {

@@ -8,15 +8,198 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import cache.keys
-from pipeline.plan.recipe import Recipe, read
+from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings
+from pipeline.plan.variants import Variant
+from stages.flow_methods import METHODS
+
+# --- the stages --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Of:
+    """Artifacts of a stage that runs in every iteration, as a row of iteration k names them."""
+
+    stage: str
+    iterations: Callable[[int, RunSettings], range]
+    """which are meant, by k"""
+
+
+def now(stage: str) -> Of:
+    """Of the same iteration."""
+    return Of(stage, lambda k, _: range(k, k + 1))
+
+
+def before(stage: str) -> Of:
+    """Of the iteration before; the first has none."""
+    return Of(stage, lambda k, _: range(max(1, k - 1), k))
+
+
+def so_far(stage: str) -> Of:
+    """Of this iteration and all before it."""
+    return Of(stage, lambda k, _: range(1, k + 1))
+
+
+OFFERING = Of("tubes", lambda k, settings: settings.matches.offering(k))
+"""tubes whose boxes become templates (section 3.3)"""
+REMP = attrgetter("remp")
+"""the Re-MP module of the variant"""
+DATASET = "dataset"
+"""the dataset's name, among settings"""
+BOXES = ("proposals", "embeddings", "search", "evidence")
+"""what retrieval chooses from"""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """A stage: what its artifacts are made from, which is their key, and what else it reads."""
+
+    stage: str
+    settings: tuple[str, ...] = ()
+    """sections of the run's settings, single settings of them, or DATASET"""
+    inputs: tuple[str | Of, ...] = ()
+    """artifacts that it is made from"""
+    sources: tuple[str, ...] = ()
+    """fields of VideoRecipe"""
+    modules: tuple[str | Callable[[Variant], str], ...] = ()
+    """networks that it runs, by name or by the variant"""
+    also: tuple[str | Of, ...] = ()
+    """artifacts that it reads besides: other parts of the key follow from them, or fix them"""
+    numerics: Callable[[RunSettings], Mapping[str, Any]] = lambda settings: {}
+    """what its arithmetic depends on; the precision where it runs a network"""
+    when: Callable[[Variant], bool] = lambda variant: True
+    """variants that have it"""
+    scored: bool = False
+    """whether it needs annotations of the video"""
+
+
+RETRIEVAL = attrgetter("retrieval")
+GIVEN_ONLY = attrgetter("given_only")
+BASELINE = attrgetter("baseline")
+
+
+def not_baseline(variant: Variant) -> bool:
+    """Whether a variant runs networks of ours."""
+    return not variant.baseline
+
+
+ONCE = (
+    StageRow("frames", sources=("images", "first_masks", "annotations")),
+    StageRow(
+        "flow",
+        settings=("frames", "flow"),
+        sources=("images",),
+        numerics=lambda settings: METHODS[settings.flow.method].libraries(),
+        also=("frames",),
+    ),
+    StageRow(
+        "msk",
+        inputs=("flow",),
+        sources=("images", "first_masks"),
+        modules=("msk",),
+        also=("frames",),
+        when=BASELINE,
+    ),
+    StageRow(
+        "features",
+        settings=("frames",),
+        sources=("images",),
+        modules=("trunk",),
+        also=("frames",),
+        when=not_baseline,
+    ),
+    StageRow(
+        "proposals",
+        settings=("proposals",),
+        inputs=("features",),
+        modules=("rpn",),
+        also=("frames",),
+        when=RETRIEVAL,
+    ),
+    StageRow("embeddings", inputs=("features", "proposals"), modules=("reid",), when=RETRIEVAL),
+    StageRow(
+        "search",
+        settings=("search",),
+        inputs=("features",),
+        sources=("first_masks",),
+        modules=("reid",),
+        also=("frames",),
+        when=RETRIEVAL,
+    ),
+    StageRow(
+        "evidence",
+        inputs=("features", "proposals", "embeddings", "search"),
+        sources=("first_masks",),
+        modules=("mask", "reid", REMP),
+        also=("frames",),
+        when=RETRIEVAL,
+    ),
+)
+"""stages that run once a video"""
+EVERY_ITERATION = (
+    StageRow(
+        "matches",
+        settings=("matches", "tracklets.skip_iou"),
+        inputs=("features", *BOXES, before("tubes"), before("tracklets")),
+        sources=("first_masks",),
+        modules=("mask", "reid"),
+        also=("frames", before("matches"), OFFERING),
+        when=RETRIEVAL,
+    ),
+    StageRow(
+        "matches",
+        inputs=("features",),
+        sources=("first_masks",),
+        modules=(REMP,),
+        also=("frames",),
+        when=GIVEN_ONLY,
+    ),
+    StageRow(
+        "tracklets",
+        settings=("tracklets",),
+        inputs=(now("matches"), before("tracklets"), "features", "flow"),
+        modules=(REMP,),
+        when=not_baseline,
+    ),
+    StageRow(
+        "tubes",
+        settings=("tubes",),
+        inputs=(now("tracklets"),),
+        sources=("first_masks",),
+        also=("frames", before("matches"), now("matches"), before("tubes")),
+        when=not_baseline,
+    ),
+    StageRow(
+        "scores",
+        settings=(DATASET,),
+        inputs=(now("tubes"),),
+        sources=("first_masks", "annotations"),
+        also=(so_far("matches"), before("scores")),
+        when=not_baseline,
+        scored=True,
+    ),
+    StageRow(
+        "scores",
+        settings=(DATASET,),
+        inputs=("msk",),
+        sources=("first_masks", "annotations"),
+        when=BASELINE,
+        scored=True,
+    ),
+)
+"""stages that run in every iteration: retrieval and propagation in turn; without retrieval there
+is one iteration, from the given masks alone"""
+
+
+# --- the chain of a video ------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -73,153 +256,62 @@ def keys(recipe: Recipe, video: str) -> dict[str, str]:
 
 
 def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:
-    """Every artifact of a video by label, in the order in which they are made.
-
-    The table of docs/design.md (What flows) says the same in words.
-    """
-    settings = recipe.settings
-    chain = Chain(recipe, video)
-    chain.add("frames", sources=["images", "first_masks", "annotations"])
-    chain.add(
-        "flow",
-        settings=asdict(settings.frames) | asdict(settings.flow),
-        sources=["images"],
-        numerics=flow_numerics(settings.flow.method),
-        also=["frames"],
-    )
-    if settings.variant.baseline:
-        chain.add(
-            "msk",
-            inputs=["flow"],
-            sources=["images", "first_masks"],
-            modules=["msk"],
-            also=["frames"],
-        )
-        chain.score("msk", [])
-    else:
-        _add_dyenet(chain, settings)
-    return chain.specs
+    """Every artifact of a video by label, in the order in which they are made."""
+    specs: dict[str, Spec] = {}
+    for row, k in _order(recipe.settings, recipe.videos[video]):
+        specs[label(row.stage, k)] = _spec(recipe, video, row, k, specs)
+    return specs
 
 
-def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
-    """Re-ID and Re-MP in turn; without retrieval, Re-MP from the given masks alone."""
-    retrieval, remp = settings.variant.retrieval, settings.variant.remp
-    chain.add(
-        "features",
-        settings=asdict(settings.frames),
-        sources=["images"],
-        modules=["trunk"],
-        also=["frames"],
-    )
-    if retrieval:
-        chain.add(
-            "proposals",
-            settings=asdict(settings.proposals),
-            inputs=["features"],
-            modules=["rpn"],
-            also=["frames"],
-        )
-        chain.add("embeddings", inputs=["features", "proposals"], modules=["reid"])
-        chain.add(
-            "search",
-            settings=asdict(settings.search),
-            inputs=["features"],
-            sources=["first_masks"],
-            modules=["reid"],
-            also=["frames"],
-        )
-        chain.add(
-            "evidence",
-            inputs=["features", "proposals", "embeddings", "search"],
-            sources=["first_masks"],
-            modules=["mask", "reid", remp],
-            also=["frames"],
-        )
-    boxes = ["proposals", "embeddings", "search", "evidence"] if retrieval else []
-    for k in range(1, settings.iterations + 1):
-        before = [label("tubes", k - 1), label("tracklets", k - 1)] if k > 1 else []
-        converged = [label("matches", i) for i in range(max(1, k - 1), k + 1)]
-        skip = {"skip_iou": settings.tracklets.skip_iou}
-        chain.add(
-            "matches",
-            k,
-            settings={**settings.matches.keyed(), **skip} if retrieval else {},
-            inputs=["features", *boxes, *before],
-            sources=["first_masks"],
-            modules=["mask", "reid"] if retrieval else [remp],
-            also=[
-                "frames",
-                *converged[:-1],
-                *(label("tubes", i) for i in settings.matches.offering(k)),
-            ],
-        )
-        chain.add(
-            "tracklets",
-            k,
-            settings=asdict(settings.tracklets),
-            inputs=[label("matches", k), *before[1:], "features", "flow"],
-            modules=[remp],
-        )
-        chain.add(
-            "tubes",
-            k,
-            settings=asdict(settings.tubes),
-            inputs=[label("tracklets", k)],
-            sources=["first_masks"],
-            also=["frames", *converged, *before[:1]],
-        )
-        chain.score(label("tubes", k), [label("matches", i) for i in range(1, k + 1)])
+def _order(settings: RunSettings, video: VideoRecipe) -> Iterator[tuple[StageRow, int]]:
+    """The rows that a video's run has, each with its iteration."""
+    rounds = [(0, ONCE), *((k, EVERY_ITERATION) for k in range(1, settings.iterations + 1))]
+    for k, rows in rounds:
+        for row in rows:
+            if row.when(settings.variant) and not (row.scored and video.annotations is None):
+                yield row, k
 
 
-class Chain:
-    """Collects the artifacts of one video."""
+def _spec(recipe: Recipe, video: str, row: StageRow, k: int, made: Mapping[str, Spec]) -> Spec:
+    """The artifact of a row in iteration k; made: what is before it, by label."""
+    settings, files = recipe.settings, recipe.videos[video]
+    inputs, also = (list(_labels(names, k, settings)) for names in (row.inputs, row.also))
+    modules = [name(settings.variant) if callable(name) else name for name in row.modules]
+    precision = {"precision": settings.run.precision} if modules else {}
+    content = {
+        "stage": row.stage,
+        "iteration": k,
+        "version": version(row.stage),
+        "schema": schema_version(row.stage),
+        "settings": _settings(recipe, row.settings),
+        "inputs": {name: made[name].key for name in inputs},
+        "sources": {name: getattr(files, name) for name in row.sources},
+        "weights": {name: files.modules[name] for name in modules},
+        "numerics": row.numerics(settings) or precision,
+    }
+    return Spec(row.stage, k, content, tuple(dict.fromkeys([*inputs, *also])), tuple(modules))
 
-    def __init__(self, recipe: Recipe, video: str) -> None:
-        self.dataset = recipe.dataset
-        self.precision = recipe.settings.run.precision
-        self.video = recipe.videos[video]
-        self.specs: dict[str, Spec] = {}
 
-    def add(
-        self,
-        stage: str,
-        iteration: int = 0,
-        *,
-        settings: Mapping[str, Any] | None = None,
-        inputs: Sequence[str] = (),
-        sources: Sequence[str] = (),
-        modules: Sequence[str] = (),
-        numerics: Mapping[str, Any] | None = None,
-        also: Sequence[str] = (),
-    ) -> None:
-        """Add an artifact; `also` is read besides, but already in the key by other parts."""
-        content = {
-            "stage": stage,
-            "iteration": iteration,
-            "version": version(stage),
-            "schema": schema_version(stage),
-            "settings": settings or {},
-            "inputs": {name: self.specs[name].key for name in inputs},
-            "sources": {name: getattr(self.video, name) for name in sources},
-            "weights": {name: self.video.modules[name] for name in modules},
-            "numerics": numerics or ({"precision": self.precision} if modules else {}),
-        }
-        reads = tuple(dict.fromkeys([*inputs, *also]))
-        spec = Spec(stage, iteration, content, reads, tuple(modules))
-        self.specs[label(stage, iteration)] = spec
+def _labels(names: Sequence[str | Of], k: int, settings: RunSettings) -> Iterator[str]:
+    """Labels of what a row of iteration k names."""
+    for name in names:
+        if isinstance(name, str):
+            yield name
+        else:
+            yield from (label(name.stage, i) for i in name.iterations(k, settings))
 
-    def score(self, masks: str, matches: Sequence[str]) -> None:
-        """Scores of one iteration, where there are annotations; matches: of those so far."""
-        k = max(1, len(matches))
-        if self.video.annotations is not None:
-            self.add(
-                "scores",
-                k,
-                settings={"dataset": self.dataset},
-                inputs=[masks],
-                sources=["first_masks", "annotations"],
-                also=[*matches, *([label("scores", k - 1)] if k > 1 else [])],
-            )
+
+def _settings(recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
+    """What a row names of the settings, as a key holds it."""
+    found: dict[str, Any] = {}
+    for name in names:
+        section, _, item = name.partition(".")
+        if section == DATASET:
+            found[DATASET] = recipe.dataset
+        else:
+            values = getattr(recipe.settings, section)
+            found |= {item: getattr(values, item)} if item else values.keyed()
+    return found
 
 
 @functools.cache
@@ -238,15 +330,3 @@ def schema_version(stage: str) -> int:
     from cache.schemas import SCHEMAS
 
     return SCHEMAS[stage].version
-
-
-@functools.cache
-def flow_numerics(method: str) -> dict[str, str]:
-    """What flow depends on besides its settings: DIS differs between versions of OpenCV."""
-    if method == "dis":
-        import cv2
-
-        return {"opencv": cv2.__version__}
-    from importlib.metadata import version as installed
-
-    return {"torchvision": installed("torchvision")}

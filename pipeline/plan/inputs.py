@@ -19,7 +19,7 @@ from cache import keys
 from cache.digests import FileDigests
 from cache.files import reporting, write_file
 from pipeline.errors import UserError
-from pipeline.plan.machine import DEVICES, with_precision
+from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
@@ -54,11 +54,11 @@ def cache_root() -> Path:
 
 def open_videos(options: Options) -> Sequence[Video]:
     """The videos asked for; UserError names one that the split lacks."""
-    from pipeline.datasets import open_clip, open_dataset
+    from pipeline.datasets import open_dataset
 
-    if options.dataset == "clip":
-        return [open_clip(Path(options.root or ""), Path(options.masks or ""))]
-    dataset = open_dataset(options.dataset, options.root, options.split, cache_root())
+    dataset = open_dataset(
+        options.dataset, options.root, options.split, cache_root(), options.masks
+    )
     found = {video.name: video for video in dataset.videos}
     unknown = [name for name in options.videos if name not in found]
     if unknown:
@@ -80,8 +80,6 @@ def open_video(root: Path, run_digest: str, video: str) -> Video:
 
 def plan_run(options: Options, root: Path) -> Recipe:
     """The recipe of a run. One of MENDABLE for whatever is wrong with what was asked for."""
-    if options.device not in DEVICES:
-        raise UserError(f"--device {options.device}: must be one of {', '.join(DEVICES)}")
     options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:

@@ -19,7 +19,10 @@ def with_precision(settings: RunSettings, device: str) -> RunSettings:
 
     bf16 on a GPU and on a CPU with instructions for it; elsewhere it is emulated and
     slower than fp32. The machine that plans a run decides for all that share in it.
+    UserError for another device than those of DEVICES.
     """
+    if device not in DEVICES:
+        raise UserError(f"--device {device}: must be one of {', '.join(DEVICES)}")
     if settings.run.precision != "auto":
         return settings
     gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())

@@ -17,7 +17,7 @@ class Option:
 
 
 DATASET = {
-    "dataset": Option("demo, davis16, davis17, segtrackv2, youtube-objects or folder", "demo"),
+    "dataset": Option("a dataset, by the name that RunDataset gives it", "demo"),
     "root": Option("folder of the dataset"),
     "split": Option("split of the dataset", "val"),
 }

@@ -25,6 +25,11 @@ class Variant:
         return "msk" in self.modules
 
     @property
+    def given_only(self) -> bool:
+        """Whether it only propagates the given masks."""
+        return not self.retrieval and not self.baseline
+
+    @property
     def remp(self) -> str:
         """The module of its Re-MP network."""
         return "remp" if self.attention else "remp_plain"
@@ -44,7 +49,5 @@ VARIANTS = {
 """by name, each with one part less than the one before"""
 BUILT_UP = tuple(reversed(VARIANTS))
 """their names in the order in which the paper builds the method up (Table 3)"""
-PROPAGATION = tuple(
-    name for name in BUILT_UP if not (VARIANTS[name].retrieval or VARIANTS[name].baseline)
-)
+PROPAGATION = tuple(name for name in BUILT_UP if VARIANTS[name].given_only)
 """names of those that only propagate the given masks"""

@@ -13,75 +13,46 @@ from cache.keys import Content
 from cache.reader import Reader
 from cache.store import Store
 from cache.writer import Writer
-from stages.flow import decode
+from stages.readers import Boxes, Features, Flow, Proposals
 from stages.scores import Scores, StartCounts
 from stages.types import Drawn, Linking, Matches, Offers, StartingPoint, Tracklet
 
-Float32 = npt.NDArray[np.float32]
+
+def get_features(reader: Reader) -> Features:
+    """Features; their frames are read when asked for."""
+    refined = "fine" in reader
+    return Features(reader["coarse"], reader["fine"] if refined else None)
 
 
-class Features:
-    """stages.types.FeatureReader over an artifact."""
+def get_flow(reader: Reader) -> Flow:
+    """Flow; its frames are read when asked for."""
+    return Flow(reader["to_previous"], reader["to_next"])
 
-    def __init__(self, features: Reader) -> None:
-        self._coarse = features["coarse"]
-        refined = "fine" in features
-        self._fine = features["fine"] if refined else None
+
+def get_boxes(proposals: Reader, embeddings: Reader, search: Reader) -> Boxes:
+    """Proposals, then windows of the search, with their vectors."""
+    tables = [proposals.arrays() | embeddings.arrays(), search.arrays()]
+    boxes = [Ragged(table["boxes"], table["offsets"]) for table in tables]
+    vectors = [Ragged(table["vectors"], table["offsets"]) for table in tables]
+    return Boxes(boxes, vectors)
+
+
+def get_proposals(boxes: Boxes, evidence: Reader) -> Proposals:
+    """Boxes with their evidence."""
+    return Proposals(boxes, Ragged(evidence["values"][:], evidence["offsets"][:]))
+
+
+class Ragged:
+    """Rows of differing length that lie joined."""
+
+    def __init__(self, values: npt.NDArray[Any], offsets: npt.NDArray[np.int64]) -> None:
+        self._values, self._offsets = values, offsets
 
     def __len__(self) -> int:
-        return len(self._coarse)
+        return len(self._offsets) - 1
 
-    def coarse(self, j: int) -> npt.NDArray[np.float16]:
-        return self._coarse[j]
-
-    def fine(self, j: int) -> npt.NDArray[np.float16] | None:
-        return None if self._fine is None else self._fine[j]
-
-
-class Flow:
-    """stages.types.FlowReader over an artifact."""
-
-    def __init__(self, flow: Reader) -> None:
-        self._to_previous = flow["to_previous"]
-        self._to_next = flow["to_next"]
-
-    def to_previous(self, j: int) -> Float32:
-        return decode(self._to_previous[j - 1])
-
-    def to_next(self, j: int) -> Float32:
-        return decode(self._to_next[j])
-
-
-class Boxes:
-    """stages.types.BoxReader: proposals, then windows of the search, with their vectors."""
-
-    def __init__(self, proposals: Reader, embeddings: Reader, search: Reader) -> None:
-        self._tables = proposals.arrays() | embeddings.arrays(), search.arrays()
-
-    def _column(self, name: str, j: int) -> Float32:
-        return np.concatenate(
-            [t[name][int(t["offsets"][j]) : int(t["offsets"][j + 1])] for t in self._tables]
-        )
-
-    def boxes(self, j: int) -> Float32:
-        return self._column("boxes", j)
-
-    def embeddings(self, j: int) -> Float32:
-        return self._column("vectors", j)
-
-
-class Proposals(Boxes):
-    """stages.types.ProposalReader."""
-
-    def __init__(
-        self, proposals: Reader, embeddings: Reader, search: Reader, evidence: Reader
-    ) -> None:
-        super().__init__(proposals, embeddings, search)
-        self._evidence = evidence.arrays()
-
-    def evidence(self, j: int) -> Float32:
-        first, end = self._evidence["offsets"][j : j + 2]
-        return np.asarray(self._evidence["values"][int(first) : int(end)])
+    def __getitem__(self, j: int) -> npt.NDArray[Any]:
+        return self._values[self._offsets[j] : self._offsets[j + 1]]
 
 
 def offsets(lengths: Sequence[int]) -> npt.NDArray[np.int64]:

@@ -26,9 +26,11 @@ from pipeline.plan.recipe import VideoRecipe, read
 from pipeline.run import artifacts
 from pipeline.run.progress import Progress
 from pipeline.run.video import VideoFiles
+from stages.flow_methods import METHODS
 
 if TYPE_CHECKING:
     from models.networks import Networks
+    from stages.readers import Boxes, Features, Flow, Proposals
     from stages.scores import Scores
     from stages.types import IndexMask, Matches, Offers, StartingPoint, Tracklet
 
@@ -131,31 +133,29 @@ class Job:
 
     def working_masks(self) -> dict[int, IndexMask]:
         """The given masks by frame in the size that the networks see."""
-        from stages.frames import resize_mask
+        from stages.frames import resize_masks
 
-        size = self.working_size()
-        return {j: resize_mask(mask, size) for j, mask in self.first_masks().items()}
+        return resize_masks(self.first_masks(), self.working_size())
 
     def length(self) -> int:
         """T."""
         return len(self.open("frames")["names"])
 
-    def features(self) -> artifacts.Features:
-        return artifacts.Features(self.open("features"))
+    def features(self) -> Features:
+        return artifacts.get_features(self.open("features"))
 
-    def flow(self) -> artifacts.Flow:
-        return artifacts.Flow(self.open("flow"))
+    def flow(self) -> Flow:
+        return artifacts.get_flow(self.open("flow"))
 
-    def boxes(self) -> artifacts.Boxes:
+    def boxes(self) -> Boxes:
         """Proposals and windows with embeddings."""
-        return artifacts.Boxes(*map(self.open, ("proposals", "embeddings", "search")))
+        return artifacts.get_boxes(*map(self.open, ("proposals", "embeddings", "search")))
 
-    def proposals(self) -> artifacts.Proposals | None:
+    def proposals(self) -> Proposals | None:
         """Proposals and windows with embeddings and evidence; None without retrieval."""
         if "evidence" not in self.specs:
             return None
-        names = ("proposals", "embeddings", "search", "evidence")
-        return artifacts.Proposals(*map(self.open, names))
+        return artifacts.get_proposals(self.boxes(), self.open("evidence"))
 
     def matches(self, k: int) -> Matches:
         return artifacts.get_matches(self.open(label("matches", k)))
@@ -196,8 +196,8 @@ class Job:
     @cached_property
     def device(self) -> str:
         """Device of this task: the recipe's, or what this machine has; cpu without networks."""
-        raft = self._name == "flow" and self.recipe.settings.flow.method == "raft"
-        return device(self.recipe.device) if self._modules or raft else "cpu"
+        flow = self._name == "flow" and METHODS[self.recipe.settings.flow.method].on_gpu
+        return device(self.recipe.device) if self._modules or flow else "cpu"
 
     @property
     def networks(self) -> Networks:

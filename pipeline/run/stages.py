@@ -21,8 +21,9 @@ from pipeline.run.step import Step, Target
 if TYPE_CHECKING:
     from pipeline.run.job import Job
 
-WAVE = {"cpu": 1, "cuda": 8}
-"""retrieved starting points propagated together; enters no key, since no result depends on it"""
+
+STAGES: dict[str, type[Stage]] = {}
+"""every class below, by the name of its stage"""
 
 
 class Stage(Step):
@@ -34,6 +35,11 @@ class Stage(Step):
     iteration = luigi.IntParameter(default=0, description="iteration, from 1; 0 for none")
 
     stage: ClassVar[str]
+    """the name of the class in lower case"""
+
+    def __init_subclass__(cls) -> None:
+        cls.stage = cls.__name__.lower()
+        STAGES[cls.stage] = cls
 
     @property
     def label(self) -> str:
@@ -69,8 +75,6 @@ class Stage(Step):
 class Frames(Stage):
     """Names, size and digests of the frames; checks what was given for the video."""
 
-    stage = "frames"
-
     def compute(self, job: Job) -> None:
         found = job.files.manifest()
         masks = job.files.source.first_masks
@@ -88,8 +92,6 @@ class Frames(Stage):
 class Features(Stage):
     """N_feat (section 3)."""
 
-    stage = "features"
-
     def compute(self, job: Job) -> None:
         from stages.features import features
 
@@ -103,8 +105,6 @@ class Features(Stage):
 
 class Flow(Stage):
     """Optical flow, both ways (section 3.2)."""
-
-    stage = "flow"
 
     def compute(self, job: Job) -> None:
         import numpy as np
@@ -125,8 +125,6 @@ class Flow(Stage):
 class Proposals(Stage):
     """The RPN's boxes (section 3.1)."""
 
-    stage = "proposals"
-
     def compute(self, job: Job) -> None:
         import numpy as np
 
@@ -145,8 +143,6 @@ class Proposals(Stage):
 class Embeddings(Stage):
     """The Re-ID network's vector of every proposal (section 3.1)."""
 
-    stage = "embeddings"
-
     def compute(self, job: Job) -> None:
         import numpy as np
 
@@ -163,8 +159,6 @@ class Embeddings(Stage):
 
 class Search(Stage):
     """Windows that look like the given masks (an extension to section 3.1)."""
-
-    stage = "search"
 
     def compute(self, job: Job) -> None:
         import numpy as np
@@ -184,8 +178,6 @@ class Search(Stage):
 
 class Evidence(Stage):
     """How well boxes agree with the memory of given masks (an extension to section 3.1)."""
-
-    stage = "evidence"
 
     def compute(self, job: Job) -> None:
         import numpy as np
@@ -214,8 +206,6 @@ class Evidence(Stage):
 class Matches(Stage):
     """Re-ID: starting points of one iteration (sections 3.1 and 3.3)."""
 
-    stage = "matches"
-
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import put_matches
         from stages.matches import Retrieval, matches
@@ -240,11 +230,9 @@ class Matches(Stage):
 class Tracklets(Stage):
     """Re-MP: starting points propagated both ways (section 3.2)."""
 
-    stage = "tracklets"
-
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import put_tracklets
-        from stages.tracklets import Propagation, tracklets
+        from stages.tracklets import WAVE, Propagation, tracklets
 
         settings, networks, k = job.recipe.settings, job.networks, self.iteration
         propagation = Propagation(
@@ -267,8 +255,6 @@ class Tracklets(Stage):
 class Tubes(Stage):
     """Linking (section 3.2), and boxes offered as templates (section 3.3)."""
 
-    stage = "tubes"
-
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import get_drawn, put_linking
         from stages.tubes import link, offers, render
@@ -290,8 +276,6 @@ class Tubes(Stage):
 class Msk(Stage):
     """The baseline of Table 1, in place of features to tubes."""
 
-    stage = "msk"
-
     def compute(self, job: Job) -> None:
         from pipeline.run.artifacts import no_linking, put_linking
         from stages.boxmask import all_ids
@@ -309,8 +293,6 @@ class Msk(Stage):
 
 class Scores(Stage):
     """J, F and the quality of the starting points (section 4)."""
-
-    stage = "scores"
 
     def compute(self, job: Job) -> None:
         from pipeline.datasets import rule_of
@@ -332,25 +314,6 @@ class Scores(Stage):
         counts = starting_points(job.starts(self.iteration, size), annotations, frames)
         with job.write() as out:
             put_scores(out, scores, counts, digest)
-
-
-STAGES: dict[str, type[Stage]] = {
-    task.stage: task
-    for task in (
-        Frames,
-        Features,
-        Flow,
-        Proposals,
-        Embeddings,
-        Search,
-        Evidence,
-        Matches,
-        Tracklets,
-        Tubes,
-        Msk,
-        Scores,
-    )
-}
 
 
 def stage_tasks(run_digest: str, video: str, labels: tuple[str, ...]) -> dict[str, luigi.Task]:

@@ -1,31 +1,20 @@
-"""Frames a second, by stage and in all, as the paper's Speed Analysis (section 4.2).
+"""Frames a second, by stage and in all, as the paper's Speed Analysis: `dyenet speed`.
 
-python -m benchmarks.speed --dataset davis16 --root DAVIS --split val
-python -m benchmarks.speed --weights tuned.safetensors --training-seconds 5400 ...
-
-Runs RunDataset, whose options it takes, in an empty cache and prints a table. With online
-training counted in, its seconds (the option, or `training_seconds` in the weights' card) are
-added to those of the inference.
+Runs RunDataset in an empty cache. With online training counted in, its seconds (given, or
+`training_seconds` in the weights' card) are added to those of the inference.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.bench.runs import alone, device_name, method_seconds, read_run, run
 from pipeline.paper.published import SPEED
 
-LEFT_OUT = ("scores",)
-"""stages that are no part of the method"""
 NOT_COUNTED = "scoring, masks and overlays as files, reports, starting the program"
 COUNTED = "decoding and checking the frames, loading the networks, writing the cache"
 
@@ -53,15 +42,25 @@ class Speed:
         return self.frames / (sum(self.seconds.values()) + self.training)
 
 
+def measure(options: Mapping[str, Any], training: float | None = None) -> str:
+    """Run a dataset with options of RunDataset; the conditions and the table, as Markdown.
+
+    training: seconds of online training. UserError if the run fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        alone(run, "RunDataset", options, place / "cache", place / "out")
+        found = read_run(place / "out")
+    if training is None:
+        training = training_seconds(Path(found["weights"]))
+    name = alone(device_name, options["device"])
+    return f"{conditions(found, name)}\n\n{table(speed(found, training))}"
+
+
 def speed(run: Mapping[str, Any], training: float | None) -> Speed:
     """Speed of a run from its run.json."""
-    spent: dict[str, float] = {}
-    for video in run["videos"].values():
-        for label, seconds in video["seconds"].items():
-            stage = label.split("(")[0]
-            if stage not in LEFT_OUT:
-                spent[stage] = spent.get(stage, 0.0) + seconds
-    return Speed(sum(video["frames"] for video in run["videos"].values()), spent, training)
+    frames = sum(video["frames"] for video in run["videos"].values())
+    return Speed(frames, method_seconds(run), training)
 
 
 def table(found: Speed) -> str:
@@ -104,22 +103,6 @@ def conditions(run: Mapping[str, Any], device: str) -> str:
     )
 
 
-def device_name(asked: str) -> str:
-    """The device that the networks run on, as its maker calls it."""
-    import torch
-
-    from pipeline.plan.machine import device
-
-    if device(asked) == "cuda":
-        return torch.cuda.get_device_name()
-    try:
-        models = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("model name\t: ")
-    except OSError:
-        models = []
-    name = models[1].split("\n")[0] if len(models) > 1 else platform.processor()
-    return f"{name}, {torch.get_num_threads()} threads"
-
-
 def training_seconds(weights: Path) -> float | None:
     """What the cards of a weights file, or of a folder of them, say; None if one is silent."""
     from models.weights import read_header
@@ -128,33 +111,3 @@ def training_seconds(weights: Path) -> float | None:
     told = [read_header(file).get("training_seconds") for file in files]
     known = [float(seconds) for seconds in told if seconds is not None]
     return sum(known) if len(known) == len(told) else None
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--training-seconds", type=float, help="what the online training took")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
-    given, rest = parser.parse_known_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "out"
-        head = [sys.executable, "-m", "luigi", "--module", "pipeline", "RunDataset"]
-        options = ["--local-scheduler", "--device", given.device, "--output", str(out), *rest]
-        done = subprocess.run(
-            [*head, *options],
-            env={**os.environ, "DYENET_CACHE": str(Path(folder) / "cache")},
-            stdout=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            return done.returncode
-        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    training = given.training_seconds
-    if training is None:
-        training = training_seconds(Path(run["weights"]))
-    print(conditions(run, device_name(given.device)), end="\n\n")
-    print(table(speed(run, training)))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """How fast J and F are next to the official DAVIS 2017 tool, on masks that the person has.
 
-    python -m benchmarks.scorer ANNOTATIONS [--videos 30] [--shift 5]
+    python -m tests.scorer ANNOTATIONS [--videos 30] [--shift 5]
 
 ANNOTATIONS holds `<video>/<frame>.png`. The predictions are the annotations moved by a few
 pixels. Two comparisons in one run:
@@ -156,7 +156,7 @@ def read(folder: Path) -> Masks:
 
 def processes(tree: Path, predicted: Path, out: Path, frames: int) -> None:
     """Whole processes from start to end."""
-    official = [sys.executable, "-m", "benchmarks.scorer", str(tree), "--official"]
+    official = [sys.executable, "-m", "tests.scorer", str(tree), "--official"]
     official += [str(predicted), str(out / "official")]
     score = [sys.executable, "-m", "pipeline.cli", "score", str(predicted), "--dataset", "davis17"]
     score += ["--root", str(tree), "--split", SPLIT, "--output", str(out / "ours")]

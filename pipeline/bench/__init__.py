@@ -1,0 +1,1 @@
+"""What the method takes on this machine: `dyenet speed`, `bench` and `bench-sweep`."""
