@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.plan.machine import DEVICES
 from pipeline.plan.variants import FULL, VARIANTS
 
 
@@ -31,7 +30,7 @@ RUN = {
     "rho_reid": Option("similarity above which a proposal is kept; default 0.7"),
     "max_iterations": Option("rounds of retrieval and propagation; default 4"),
     "precision": Option("auto, bf16 or fp32; default auto"),
-    "device": Option(", ".join(DEVICES), "auto"),
+    "device": Option("auto, cpu or cuda", "auto"),
 }
 """how it is run"""
 SHARED = DATASET | VIDEOS | RUN
