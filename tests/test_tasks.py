@@ -469,22 +469,33 @@ def test_two_workers_end_byte_identical(finished: Place, place: Place) -> None:
     assert contents(place.cache) == contents(finished.cache)
 
 
-@pytest.mark.faults
-def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place) -> None:
-    place.empty()
-    shutil.copy(ROOT / "luigi.cfg", place.folder)
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def start_luigid(place: Place, port: str) -> subprocess.Popen[bytes]:
+    """A scheduler without state that listens."""
     luigid = subprocess.Popen(
         [sys.executable, "-c", LUIGID, "--address", "127.0.0.1", "--port", port],
         cwd=place.folder,
         stderr=subprocess.DEVNULL,
     )
+    while socket.socket().connect_ex(("127.0.0.1", int(port))):
+        assert luigid.poll() is None
+        time.sleep(0.1)
+    return luigid
+
+
+@pytest.mark.faults
+def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place) -> None:
+    place.empty()
+    shutil.copy(ROOT / "luigi.cfg", place.folder)
+    port = free_port()
+    luigid = start_luigid(place, port)
     try:
-        while socket.socket().connect_ex(("127.0.0.1", int(port))):
-            assert luigid.poll() is None
-            time.sleep(0.1)
         there = ["--scheduler-host", "127.0.0.1", "--scheduler-port", port]
         runs = [place.start(*there), place.start(*there)]
         assistant = place.start(*there, "--assistant")
@@ -496,6 +507,26 @@ def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place)
         luigid.wait()
     assert contents(place.cache) == contents(finished.cache)
     assert masks(place.out) == masks(finished.out)
+
+
+@pytest.mark.faults
+def test_a_run_whose_luigid_lost_its_tasks_ends_with_a_status(place: Place) -> None:
+    place.empty()
+    shutil.copy(ROOT / "luigi.cfg", place.folder)
+    port = free_port()
+    luigid = start_luigid(place, port)
+    run = place.start("--scheduler-host", "127.0.0.1", "--scheduler-port", port)
+    while run.poll() is None and not place.files("embeddings"):
+        time.sleep(0.01)
+    luigid.kill()
+    luigid.wait()
+    luigid = start_luigid(place, port)
+    try:
+        status = run.wait(timeout=300)
+    finally:
+        luigid.kill()
+        luigid.wait()
+    assert (status == 0) == (place.out / "report.html").exists()
 
 
 @pytest.mark.faults

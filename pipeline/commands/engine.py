@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import luigi
+import luigi.retcodes
 from luigi.cmdline_parser import CmdlineParser
 
 from pipeline.errors import MENDABLE
@@ -28,11 +29,11 @@ from pipeline.errors import MENDABLE
 DEFAULTS = {
     # Artifacts are published atomically under their keys, so two runs may share a machine.
     "core": {"no_lock": "true", "log_level": "WARNING"},
-    # By default a failed run exits with status 0.
+    # By default a failed run exits with status 0. Two runs that share tasks through luigid both end
+    # well, though each ran only a part: unfinished() says whether anything is missing.
     "retcode": {
-        "already_running": "10",
+        "already_running": "0",
         "missing_data": "20",
-        "not_run": "25",
         "task_failed": "30",
         "scheduling_error": "35",
         "unhandled_exception": "40",
@@ -45,6 +46,10 @@ DEFAULTS = {
 
 SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 """those that stop a command, by the names that people know"""
+
+
+NOT_RUN = 25
+"""exit status of a command that ends before all that it was asked for is there"""
 
 
 class OneLine(logging.Filter):
@@ -65,6 +70,7 @@ def install() -> None:
         for name, value in values.items():
             if not config.has_option(section, name):
                 config.set(section, name, value)
+    luigi.retcodes.retcode.not_run = property(unfinished)
     logging.getLogger("luigi-interface").addFilter(OneLine())
 
 
@@ -92,10 +98,13 @@ class Command(luigi.Task):
     """A task that a person names; `top` is where its results go."""
 
     top: Path
+    asked: ClassVar[Command | None] = None
+    """what the command line named"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if commanded():
+            Command.asked = Command.asked or self
             prepare()
 
 
@@ -104,6 +113,17 @@ def say_complete(task: Command) -> None:
     """On the command line say why a task does not run."""
     if commanded():
         print(f"nothing to do: {task.top} is up to date", flush=True)
+
+
+def unfinished(_: object) -> int:
+    """Exit status where Luigi has not run every task itself.
+
+    Others may have; or luigid has lost what was pending. An assistant only helps.
+    """
+    if Command.asked is None or luigi.interface.core().assistant:
+        return 0
+    with command():
+        return 0 if Command.asked.complete() else NOT_RUN
 
 
 def prepare() -> None:
