@@ -6,6 +6,7 @@ luigi --module pipeline RunDataset --local-scheduler
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shlex
 import sys
@@ -27,9 +28,10 @@ from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
+from pipeline.run.handover import HandedOver
 from pipeline.run.progress import Progress
 from pipeline.run.stages import stage_tasks
-from pipeline.run.step import Step
+from pipeline.run.step import Step, perform
 
 if TYPE_CHECKING:
     from pipeline.results.export import Run
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
 BEGAN = time.time()
 """when this process started"""
+TASKS = 1000
+"""of a run at the scheduler, at most: what one costs there grows with their number"""
+LOG = logging.getLogger("luigi-interface")
 
 
 class RunDataset(RunOptions, luigi.WrapperTask):
@@ -87,6 +92,48 @@ class Export(Step):
             export_video(result, Path(self.folder))
 
 
+class SegmentVideos(luigi.Task):
+    """Some videos of a run, one after the other: their exported files and what is reported.
+
+    The scheduler sees this one task, since it looks at all that it has for each that it hands out.
+    """
+
+    videos = luigi.ListParameter(description="their names")
+    run_digest = luigi.Parameter(description="digest of the run's recipe")
+    folder = luigi.Parameter(description="the output folder")
+
+    def tasks(self, video: str) -> list[luigi.Task]:
+        """What is made of a video, with all that it is made from."""
+        plan = chain.planned(cache_root(), self.run_digest, video)
+        export = Export(video=video, run_digest=self.run_digest, folder=self.folder)
+        reported = stage_tasks(self.run_digest, video, chain.report_labels(plan))
+        return [export, *reported.values()]
+
+    def complete(self) -> bool:
+        return all(task.complete() for video in self.videos for task in self.tasks(video))
+
+    def run(self) -> None:
+        failed: list[Exception] = []
+        for video in self.videos:
+            try:
+                for task in self.tasks(video):
+                    perform(task, self)
+            except HandedOver:
+                raise
+            except Exception as error:
+                # The other videos are made all the same; Luigi shows the error that is raised.
+                if failed:
+                    LOG.error("%s", failed[-1], exc_info=failed[-1])
+                failed.append(error)
+        if failed:
+            raise failed[-1]
+
+    def on_failure(self, exception: Exception) -> str:
+        if isinstance(exception, HandedOver):
+            return str(exception)
+        return str(super().on_failure(exception))
+
+
 class Report(Step):
     """Tables, run.json and report.html of a run; the last of its tasks."""
 
@@ -96,13 +143,14 @@ class Report(Step):
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
-        needed: dict[str, luigi.Task] = {}
-        for video in read(cache_root(), self.run_digest).videos:
-            needed[video] = Export(video=video, run_digest=self.run_digest, folder=self.folder)
-            plan = chain.planned(cache_root(), self.run_digest, video)
-            tasks = stage_tasks(self.run_digest, video, chain.report_labels(plan))
-            needed |= {f"{video} {name}": task for name, task in tasks.items()}
-        return needed
+        names = list(read(cache_root(), self.run_digest).videos)
+        size = -(-len(names) // TASKS)
+        return {
+            names[i]: SegmentVideos(
+                videos=names[i : i + size], run_digest=self.run_digest, folder=self.folder
+            )
+            for i in range(0, len(names), size)
+        }
 
     def complete(self) -> bool:
         recipe = read(cache_root(), self.run_digest)

@@ -22,13 +22,23 @@ from typing import Any, ClassVar
 
 import luigi
 import luigi.retcodes
+import luigi.rpc
+import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
 
+from pipeline.commands.worker import Worker
 from pipeline.errors import MENDABLE
+from pipeline.run.handover import HandedOver
 
 DEFAULTS = {
     # Artifacts are published atomically under their keys, so two runs may share a machine.
-    "core": {"no_lock": "true", "log_level": "WARNING"},
+    # A luigid that does not answer is waited for, five minutes.
+    "core": {
+        "no_lock": "true",
+        "log_level": "WARNING",
+        "rpc_retry_attempts": "30",
+        "rpc_retry_wait": "10",
+    },
     # By default a failed run exits with status 0. Two runs that share tasks through luigid both end
     # well, though each ran only a part: unfinished() says whether anything is missing.
     "retcode": {
@@ -39,17 +49,36 @@ DEFAULTS = {
         "unhandled_exception": "40",
     },
     # A task whose inputs were removed has them made anew (run/step.py).
-    "worker": {"check_complete_on_run": "true", "check_unfulfilled_deps": "false"},
+    # One that waits asks every one or two seconds.
+    "worker": {
+        "check_complete_on_run": "true",
+        "check_unfulfilled_deps": "false",
+        "wait_jitter": "1",
+    },
     # A damaged artifact is made anew at once, also if it counted as done a moment ago.
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
 
-SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+SIGNALS: dict[int, str] = {
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGHUP: "SIGHUP",
+}
 """those that stop a command, by the names that people know"""
 
 
 NOT_RUN = 25
 """exit status of a command that ends before all that it was asked for is there"""
+
+
+NO_ANSWER, NO_PING = "Failed connecting to remote scheduler %r", "Failed pinging scheduler"
+"""what Luigi logs while luigid is away"""
+
+
+def show(record: logging.LogRecord, line: str) -> None:
+    """Have one line in place of a message and its traceback."""
+    record.msg, record.args = line, ()
+    record.exc_info, record.exc_text = None, None
 
 
 class OneLine(logging.Filter):
@@ -58,19 +87,26 @@ class OneLine(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, MENDABLE):
-            record.msg, record.args = str(error), ()
-            record.exc_info, record.exc_text = None, None
-        return not isinstance(error, ChildStopped)
+            show(record, str(error))
+        elif isinstance(error, luigi.rpc.RPCError):
+            show(record, f"{error}: start luigid; the same command goes on from here")
+        elif record.msg == NO_ANSWER:
+            show(record, f"luigid at {record.args[0]} does not answer; trying again")  # type: ignore
+        # A ping is followed by the next one.
+        return not isinstance(error, ChildStopped | HandedOver) and record.msg != NO_PING
 
 
 def install() -> None:
     """Set the defaults that luigi.cfg leaves open, and quieten what a person can mend."""
     config = luigi.configuration.get_config()
+    # Luigi reads these two from the file, but warns of them.
+    luigi.interface.core.ignore_unconsumed |= {"rpc_retry_attempts", "rpc_retry_wait"}
     for section, values in DEFAULTS.items():
         for name, value in values.items():
             if not config.has_option(section, name):
                 config.set(section, name, value)
     luigi.retcodes.retcode.not_run = property(unfinished)
+    luigi.worker.Worker = Worker
     logging.getLogger("luigi-interface").addFilter(OneLine())
 
 
@@ -100,6 +136,8 @@ class Command(luigi.Task):
     top: Path
     asked: ClassVar[Command | None] = None
     """what the command line named"""
+    done: ClassVar[bool] = False
+    """whether that is known to be complete"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -111,27 +149,39 @@ class Command(luigi.Task):
 @Command.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def say_complete(task: Command) -> None:
     """On the command line say why a task does not run."""
+    Command.done = Command.done or task is Command.asked
     if commanded():
         print(f"nothing to do: {task.top} is up to date", flush=True)
 
 
+@cache
 def unfinished(_: object) -> int:
     """Exit status where Luigi has not run every task itself.
 
-    Others may have; or luigid has lost what was pending. An assistant only helps.
+    Others may have; or this worker was told to leave. An assistant only helps.
     """
-    if Command.asked is None or luigi.interface.core().assistant:
+    if Command.asked is None or Command.done or luigi.interface.core().assistant:
         return 0
     with command():
-        return 0 if Command.asked.complete() else NOT_RUN
+        if Command.asked.complete():
+            return 0
+    if not Worker.failed:
+        print("ERROR: not all is done; the same command goes on from here", file=sys.stderr)
+    return NOT_RUN
 
 
 def prepare() -> None:
     """What a command sets before Luigi's worker is made, which reads it once."""
     stop_on_signals()
     if luigi.interface.core().local_scheduler:
-        # A worker of its own scheduler would only wait, then try again what cannot work.
-        luigi.configuration.get_config().set("worker", "keep_alive", "false")
+        try_once()
+
+
+def try_once() -> None:
+    """A worker of its own scheduler would only wait, then try again what cannot work."""
+    config = luigi.configuration.get_config()
+    config.set("worker", "keep_alive", "false")
+    config.set("scheduler", "retry_delay", "-1")
 
 
 class Stopped(KeyboardInterrupt):
@@ -177,6 +227,8 @@ def stop_on_signals() -> None:
             sys.__unraisablehook__(ignored)
 
     for number in SIGNALS:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup
         signal.signal(number, stop)
         # While Python ends, an exception would be shown as a traceback and ignored.
         atexit.register(signal.signal, number, signal.SIG_DFL)
@@ -190,7 +242,7 @@ def build(task: luigi.Task) -> bool:
     """
     # Asked for here, since Luigi would only log what its complete() raises.
     task.complete()
-    luigi.configuration.get_config().set("worker", "keep_alive", "false")
+    try_once()
     result = luigi.build([task], local_scheduler=True, detailed_summary=True)
     return result.status in (
         luigi.LuigiStatusCode.SUCCESS,
