@@ -98,13 +98,13 @@ class Command(luigi.Task):
     """A task that a person names; `top` is where its results go."""
 
     top: Path
-    asked: ClassVar[Command | None] = None
+    named: ClassVar[Command | None] = None
     """what the command line named"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if commanded():
-            Command.asked = Command.asked or self
+            Command.named = Command.named or self
             prepare()
 
 
@@ -120,10 +120,10 @@ def unfinished(_: object) -> int:
 
     Others may have; or luigid has lost what was pending. An assistant only helps.
     """
-    if Command.asked is None or luigi.interface.core().assistant:
+    if Command.named is None or luigi.interface.core().assistant:
         return 0
     with command():
-        return 0 if Command.asked.complete() else NOT_RUN
+        return 0 if Command.named.complete() else NOT_RUN
 
 
 def prepare() -> None:
