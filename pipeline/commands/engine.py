@@ -6,24 +6,18 @@ overrides it.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 import luigi
 import luigi.retcodes
 from luigi.cmdline_parser import CmdlineParser
 
+from pipeline import interrupts
 from pipeline.errors import MENDABLE
 
 DEFAULTS = {
@@ -44,10 +38,6 @@ DEFAULTS = {
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
 
-SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-"""those that stop a command, by the names that people know"""
-
-
 NOT_RUN = 25
 """exit status of a command that ends before all that it was asked for is there"""
 
@@ -60,7 +50,7 @@ class OneLine(logging.Filter):
         if isinstance(error, MENDABLE):
             record.msg, record.args = str(error), ()
             record.exc_info, record.exc_text = None, None
-        return not isinstance(error, ChildStopped)
+        return not isinstance(error, interrupts.ChildStopped)
 
 
 def install() -> None:
@@ -128,59 +118,10 @@ def unfinished(_: object) -> int:
 
 def prepare() -> None:
     """What a command sets before Luigi's worker is made, which reads it once."""
-    stop_on_signals()
+    interrupts.install()
     if luigi.interface.core().local_scheduler:
         # A worker of its own scheduler would only wait, then try again what cannot work.
         luigi.configuration.get_config().set("worker", "keep_alive", "false")
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal, which it names. Luigi takes other exceptions for a failure and goes on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {SIGNALS[number]}; the same command goes on from here")
-        self.number = number
-
-
-class ChildStopped(SystemExit):
-    """SIGTERM in a process of a worker, which ends without a word: the worker's own tells it."""
-
-
-@cache
-def stop_on_signals() -> None:
-    """On SIGTERM and Ctrl-C unwind, so that temporary files go, in a worker's processes too."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        child = multiprocessing.parent_process() is not None
-        if child and number == signal.SIGINT:
-            # A terminal sends Ctrl-C to all processes; the worker's own passes it on as SIGTERM.
-            return
-        for process in multiprocessing.active_children():
-            process.terminate()
-        if child:
-            # Luigi repeats it while this process unwinds.
-            signal.signal(number, signal.SIG_IGN)
-            raise ChildStopped(1)
-        raise Stopped(number)
-
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if isinstance(error, Stopped):
-            print(f"ERROR: {error}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
-
-    def again(ignored: sys.UnraisableHookArgs) -> None:
-        if isinstance(ignored.exc_value, Stopped):
-            # It came inside a callback whose errors Python ignores: the run would go on.
-            threading.Timer(0.1, os.kill, (os.getpid(), ignored.exc_value.number)).start()
-        else:
-            sys.__unraisablehook__(ignored)
-
-    for number in SIGNALS:
-        signal.signal(number, stop)
-        # While Python ends, an exception would be shown as a traceback and ignored.
-        atexit.register(signal.signal, number, signal.SIG_DFL)
-    sys.excepthook, sys.unraisablehook = hook, again
 
 
 def build(task: luigi.Task) -> bool:
