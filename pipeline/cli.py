@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import interrupts
 from pipeline.errors import MENDABLE, UserError
 from pipeline.plan.options import DATASET, RUN, VIDEOS, Option
 
@@ -37,15 +38,13 @@ differs, or if the sweep takes more than 1.3 times the stage seconds of one run.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    interrupts.install()
     given = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = given.command
     try:
         return command(given)
     except MENDABLE as error:
         print(f"ERROR: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        print(f"ERROR: {str(error) or 'stopped by Ctrl-C'}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         return 1
@@ -206,7 +205,6 @@ def _segment(given: argparse.Namespace) -> int:
     task = _task(given)
     from pipeline.commands import engine
 
-    engine.stop_on_signals()
     done = engine.build(task)
     if done:
         print(f"results: {given.output}")

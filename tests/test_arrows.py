@@ -30,6 +30,7 @@ FORBIDDEN = {
 
 ROOMS = {
     "errors": set(),
+    "interrupts": set(),
     "datasets": {"errors"},
     "plan": {"errors", "datasets"},
     "results": {"errors", "datasets"},
@@ -39,6 +40,7 @@ ROOMS = {
     "pages": {"errors", "plan", "results", "reports", "paper"},
     "commands": {
         "errors",
+        "interrupts",
         "datasets",
         "plan",
         "results",
@@ -49,7 +51,17 @@ ROOMS = {
     },
     "bench": {"errors", "datasets", "plan", "run", "paper", "commands"},
     "__init__": {"commands"},
-    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands", "bench"},
+    "cli": {
+        "errors",
+        "interrupts",
+        "datasets",
+        "plan",
+        "results",
+        "reports",
+        "pages",
+        "commands",
+        "bench",
+    },
 }
 """what each room of pipeline/ imports of the others, the lowest first"""
 

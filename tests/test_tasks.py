@@ -24,8 +24,8 @@ from cache import digests
 from cache.files import BAD, TEMPORARY
 from pipeline import RunDataset, SweepThreshold
 from pipeline.commands import engine
-from pipeline.commands.engine import Stopped
 from pipeline.errors import UserError
+from pipeline.interrupts import Stopped
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
 from tests.clip import draw
@@ -399,8 +399,8 @@ def test_ctrl_c_is_one_line(place: Place, interrupted: Callable[..., str]) -> No
 def test_a_signal_where_python_ignores_errors_still_ends_the_run() -> None:
     code = """
 import signal, time
-from pipeline.commands import engine
-engine.stop_on_signals()
+from pipeline import interrupts
+interrupts.install()
 class Last:
     def __del__(self):
         signal.raise_signal(signal.SIGTERM)

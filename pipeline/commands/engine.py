@@ -6,18 +6,13 @@ overrides it.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import FrameType
 from typing import Any, ClassVar
 
 import luigi
@@ -26,6 +21,7 @@ import luigi.rpc
 import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
 
+from pipeline import interrupts
 from pipeline.commands.worker import Worker
 from pipeline.errors import MENDABLE
 from pipeline.run.handover import HandedOver
@@ -59,14 +55,6 @@ DEFAULTS = {
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
 
-SIGNALS: dict[int, str] = {
-    signal.SIGTERM: "SIGTERM",
-    signal.SIGINT: "Ctrl-C",
-    signal.SIGHUP: "SIGHUP",
-}
-"""those that stop a command, by the names that people know"""
-
-
 NOT_RUN = 25
 """exit status of a command that ends before all that it was asked for is there"""
 
@@ -93,7 +81,8 @@ class OneLine(logging.Filter):
         elif record.msg == NO_ANSWER:
             show(record, f"luigid at {record.args[0]} does not answer; trying again")  # type: ignore
         # A ping is followed by the next one.
-        return not isinstance(error, ChildStopped | HandedOver) and record.msg != NO_PING
+        quiet = isinstance(error, interrupts.ChildStopped | HandedOver)
+        return not quiet and record.msg != NO_PING
 
 
 def install() -> None:
@@ -134,7 +123,7 @@ class Command(luigi.Task):
     """A task that a person names; `top` is where its results go."""
 
     top: Path
-    asked: ClassVar[Command | None] = None
+    named: ClassVar[Command | None] = None
     """what the command line named"""
     done: ClassVar[bool] = False
     """whether that is known to be complete"""
@@ -142,14 +131,14 @@ class Command(luigi.Task):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if commanded():
-            Command.asked = Command.asked or self
+            Command.named = Command.named or self
             prepare()
 
 
 @Command.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def say_complete(task: Command) -> None:
     """On the command line say why a task does not run."""
-    Command.done = Command.done or task is Command.asked
+    Command.done = Command.done or task is Command.named
     if commanded():
         print(f"nothing to do: {task.top} is up to date", flush=True)
 
@@ -160,10 +149,10 @@ def unfinished(_: object) -> int:
 
     Others may have; or this worker was told to leave. An assistant only helps.
     """
-    if Command.asked is None or Command.done or luigi.interface.core().assistant:
+    if Command.named is None or Command.done or luigi.interface.core().assistant:
         return 0
     with command():
-        if Command.asked.complete():
+        if Command.named.complete():
             return 0
     if not Worker.failed:
         print("ERROR: not all is done; the same command goes on from here", file=sys.stderr)
@@ -172,7 +161,7 @@ def unfinished(_: object) -> int:
 
 def prepare() -> None:
     """What a command sets before Luigi's worker is made, which reads it once."""
-    stop_on_signals()
+    interrupts.install()
     if luigi.interface.core().local_scheduler:
         try_once()
 
@@ -182,57 +171,6 @@ def try_once() -> None:
     config = luigi.configuration.get_config()
     config.set("worker", "keep_alive", "false")
     config.set("scheduler", "retry_delay", "-1")
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal, which it names. Luigi takes other exceptions for a failure and goes on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {SIGNALS[number]}; the same command goes on from here")
-        self.number = number
-
-
-class ChildStopped(SystemExit):
-    """SIGTERM in a process of a worker, which ends without a word: the worker's own tells it."""
-
-
-@cache
-def stop_on_signals() -> None:
-    """On SIGTERM and Ctrl-C unwind, so that temporary files go, in a worker's processes too."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        child = multiprocessing.parent_process() is not None
-        if child and number == signal.SIGINT:
-            # A terminal sends Ctrl-C to all processes; the worker's own passes it on as SIGTERM.
-            return
-        for process in multiprocessing.active_children():
-            process.terminate()
-        if child:
-            # Luigi repeats it while this process unwinds.
-            signal.signal(number, signal.SIG_IGN)
-            raise ChildStopped(1)
-        raise Stopped(number)
-
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if isinstance(error, Stopped):
-            print(f"ERROR: {error}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
-
-    def again(ignored: sys.UnraisableHookArgs) -> None:
-        if isinstance(ignored.exc_value, Stopped):
-            # It came inside a callback whose errors Python ignores: the run would go on.
-            threading.Timer(0.1, os.kill, (os.getpid(), ignored.exc_value.number)).start()
-        else:
-            sys.__unraisablehook__(ignored)
-
-    for number in SIGNALS:
-        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-            continue  # nohup
-        signal.signal(number, stop)
-        # While Python ends, an exception would be shown as a traceback and ignored.
-        atexit.register(signal.signal, number, signal.SIG_DFL)
-    sys.excepthook, sys.unraisablehook = hook, again
 
 
 def build(task: luigi.Task) -> bool:
