@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.pages.page import picture, write_page
+from pipeline.pages.page import picture, similarity, write_page
+from pipeline.paper.published import likeness
 from pipeline.paper.tables import Asked, Written
+from pipeline.plan.settings import described
 from pipeline.plan.variants import BUILT_UP, VARIANTS
 from pipeline.reports import results
 from pipeline.results.overlays import colour
@@ -57,10 +60,15 @@ class Chart:
 def ablation_html(out: Path, asked: Asked, written: Written) -> Path:
     """Write OUT/ablation.html, one file that needs no other, and return its path."""
     found = written.instances
+    recipe = next(iter(asked.recipes.values()))
+    settings = recipe.settings.to_dict()
     return write_page(
         out / "ablation.html",
         "ablation.html",
         asked=asked,
+        profile=described(settings),
+        similarity=similarity(settings),
+        likeness=partial(likeness, asked.dataset, asked.split, len(recipe.videos)),
         forms={n: form.to_dict("split") for n, form in written.forms.items()},
         found=len(found),
         occlusion_known=int((found["occlusion"] != "").sum()),

@@ -196,7 +196,7 @@ def described(settings: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = 
     settings: RunSettings.to_dict(), also of a run.json that lacks later ones. apart: names of
     settings that are shown elsewhere, as the swept ones of a sweep.
     """
-    profile = settings["run"].get("profile", EXTENDED)
+    profile = settings.get("run", {}).get("profile", EXTENDED)
     whole = override(RunSettings(), {"run.profile": profile}).to_dict()
     found = {
         f"{section}.{name}": (settings.get(section, {}).get(name, value), value)
