@@ -87,7 +87,7 @@ def paper() -> TrainSettings:
 def paper_online(iterations: int = 2_000) -> TrainSettings:
     """Fine-tuning as section 4 has it: the whole model, on first frames as they are.
 
-    Nothing is synthesised from the first frames (section 2). The number of iterations is ours.
+    2k iterations (section 4.2); nothing is synthesised from the first frames (section 2).
     """
     return replace(paper(), iterations=iterations, drop=iterations, stills=1.0, motion=0.0)
 
