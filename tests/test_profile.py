@@ -189,11 +189,11 @@ def test_another_profile_with_the_same_masks_is_another_report(
 def test_a_sweep_says_what_its_axis_is(folder: Path, options: dict[str, str]) -> None:
     for name, axis in (("paper", "cosine"), ("extended", "cosine + 0.6 x evidence")):
         place = folder / f"sweep {name}"
-        given = options | {"profile": name, "output": str(place), "rho_reid_values": "0.9,0.7"}
-        assert engine.build(SweepThreshold(**given))
+        given = options | {"profile": name, "output": str(place), "max_iterations": "2"}
+        assert engine.build(SweepThreshold(**given, rho_reid_values="0.9,0.7"))
         page = (place / "sweep.html").read_text()
         assert f">matches.rho_reid: {axis}</th>" in page
-        assert f"profile {name}; their network is that of their weights" in page
+        assert f"Settings: profile {name}, changed: run.max_iterations=2" in page
         assert ("Its rho_reid is a cosine, here" in page) == (name == "extended")
 
 
@@ -204,9 +204,12 @@ def test_a_sweep_over_profiles(folder: Path, options: dict[str, str]) -> None:
 
 
 def test_figures_take_a_profile(folder: Path, options: dict[str, str]) -> None:
+    # Untrained, an object would end at once.
+    more = "tracklets.abort_ratio=0,tracklets.abort_area=0,run.max_iterations=2"
+    given = options | {"profile": "paper", "set": more}
     for task in (DrawAttention, DrawComparison):
         out = folder / task.__name__
-        assert engine.build(task(**options, profile="paper", output=str(out)))
+        assert engine.build(task(**given, output=str(out)))
         assert len(list(out.glob("*.png"))) == 1
 
 
