@@ -13,6 +13,7 @@ from pipeline import DrawAttention, DrawComparison, SweepThreshold, TrainDyeNet,
 from pipeline.commands import engine
 from pipeline.commands.training import FinetuneOnFirstFrames
 from pipeline.errors import UserError
+from pipeline.pages.ablation import shortened
 from pipeline.pages.compare import compare_html
 from pipeline.pages.page import until_settled
 from pipeline.paper.published import likeness
@@ -89,6 +90,17 @@ def test_iterations_that_change_nothing_are_not_shown() -> None:
     assert until_settled(table) == [1, 2, 3]
     table.loc[4:, "G"] = 1.0
     assert until_settled(table) == [1, 2, 3, 4, 5]
+
+
+def test_table_2_of_a_page_is_shortened_likewise() -> None:
+    rows = [
+        ("paper", 0.9, "3+", 1.0),
+        *(("run", 0.95, k, g) for k, g in zip("1234", (1, 1, 2, 2), strict=True)),
+    ]
+    form = pd.DataFrame(rows, columns=["Source", "rho_reid", "Iteration", "G-mean"])
+    page = shortened(form)
+    assert page["Iteration"].tolist() == ["3+", "1", "2", "3"]
+    assert page["rho_reid"].tolist() == ["0.9", "0.95", "0.95", "0.95"]
 
 
 # --- the commands ------------------------------------------------------------------------
