@@ -185,6 +185,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--weights", default="compact", help="a shipped model or a .safetensors file"
     )
     parser.add_argument("--variant", help="dyenet, remp, remp-no-attention or msk")
+    parser.add_argument("--profile", help="settings by name: paper or extended (extended)")
     parser.add_argument("--rho-reid", help="similarity above which a proposal is kept (0.7)")
     parser.add_argument("--max-iterations", help="rounds of retrieval and propagation (4)")
     parser.add_argument("--precision", help="auto, bf16 or fp32 (auto)")
@@ -207,6 +208,7 @@ def _segment(given: argparse.Namespace) -> int:
         masks=str(given.mask),
         split="clip",
         variant=given.variant,
+        profile=given.profile,
         weights=given.weights,
         rho_reid=given.rho_reid,
         max_iterations=given.max_iterations,
@@ -240,10 +242,12 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 def _status(given: argparse.Namespace) -> int:
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
+    from pipeline.plan.settings import described
     from pipeline.plan.status import status
 
-    video = ""
-    for state in status(_recipe(given), Store(cache_root())):
+    recipe, video = _recipe(given), ""
+    print(f"profile: {described(recipe.settings.to_dict())}")
+    for state in status(recipe, Store(cache_root())):
         if state.video != video:
             video = state.video
             print(video)

@@ -1,8 +1,8 @@
 """Settings of every stage: frozen, typed, with ranges and a sentence each.
 
 A stage receives its own settings object and nothing else; every field enters that
-stage's key. Values the paper gives are the defaults; where it is silent the default
-is explained in docs/settings.md.
+stage's key. What the paper says of a setting, also where the default is another, is in
+pipeline/plan/profiles.py.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.paper.tables import Asked
 
-TABLES = 1
+TABLES = 2
 """version of what Ablation writes; a new number writes it anew"""
 
 

@@ -15,6 +15,7 @@ from cache.store import Store
 from pipeline.datasets import LAYOUTS
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
+from pipeline.plan.profiles import EXTENDED, PROFILES
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
 from pipeline.plan.variants import FULL, VARIANTS
@@ -55,6 +56,9 @@ class DatasetOptions:
     videos = luigi.Parameter(default="", description="only these videos: a,b")
     variant = luigi.OptionalParameter(
         default=None, description=f"one of {', '.join(VARIANTS)}; default {FULL}"
+    )
+    profile = luigi.OptionalParameter(
+        default=None, description=f"settings by name: {' or '.join(PROFILES)}; default {EXTENDED}"
     )
     weights = luigi.Parameter(
         default="compact",

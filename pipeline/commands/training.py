@@ -23,10 +23,11 @@ from pipeline.commands.options import Assignments, SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
 from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos, person_error
+from pipeline.plan.profiles import EXTENDED, PAPER, PROFILES, with_changes
 from pipeline.plan.settings import convert, describe
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
-from training.settings import LEARN, TrainSettings, compact, online
+from training.settings import LEARN, TrainSettings, compact, online, paper, paper_online
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,9 @@ class Trainer(Step):
     """A task that trains networks into one weights file."""
 
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
+    profile = luigi.ChoiceParameter(
+        default=EXTENDED, choices=PROFILES, description="recipe: the paper's, or this project's"
+    )
     set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
     loaders = luigi.IntParameter(
@@ -78,7 +82,9 @@ class Trainer(Step):
         if not self.output.endswith(".safetensors"):
             raise UserError(f"--output {self.output}: give a file that ends in .safetensors")
         path = self.folder / "run.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.asked():
+        # The settings say all that a profile does, and an older run.json names none.
+        name = {"profile": self.described_profile()}
+        if path.exists() and json.loads(path.read_text("utf-8")) | name != self.asked():
             raise UserError(
                 f"--output {self.output}: {self.folder} holds a run with other options; give "
                 "another file, or delete that folder and the file"
@@ -94,8 +100,14 @@ class Trainer(Step):
             "data": self.described(),
             "weights": self.weights,
             "architecture": self.chosen().to_dict(),
+            "profile": self.described_profile(),
             "settings": asdict(self.settings),
         }
+
+    def described_profile(self) -> str:
+        """The profile, and the settings that differ from its recipe."""
+        recipe, mine = asdict(self.defaults()), asdict(self.settings)
+        return with_changes(self.profile, {n: v for n, v in mine.items() if v != recipe[n]})
 
     def make(self, progress: Progress) -> None:
         from pipeline.plan.machine import device
@@ -207,6 +219,8 @@ class OfflineTrainer(Trainer):
     )
 
     def defaults(self) -> TrainSettings:
+        if self.profile == PAPER:
+            return paper()
         return compact() if self.architecture in ("base", "compact") else TrainSettings()
 
     def described(self) -> dict[str, Any]:
@@ -332,7 +346,7 @@ class FinetuneOnFirstFrames(Trainer):
             super().check()
 
     def defaults(self) -> TrainSettings:
-        return online()
+        return paper_online() if self.profile == PAPER else online()
 
     def described(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "split": self.split, "videos": self.videos}
