@@ -48,7 +48,7 @@ ROOMS = {
         "pages",
     },
     "__init__": {"commands"},
-    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands"},
+    "cli": {"errors", "datasets", "plan", "results", "reports", "paper", "pages", "commands"},
 }
 """what each room of pipeline/ imports of the others, the lowest first"""
 
