@@ -38,7 +38,6 @@ from pipeline.paper.published import (
 from pipeline.paper.server import Scores
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, FULL
-
 from pipeline.results.files import write_csv
 
 ABLATION = {
