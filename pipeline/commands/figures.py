@@ -232,26 +232,31 @@ class Examples(Drawing):
     has, if that is fewer than the columns asked for.
     """
 
+    videos = luigi.ListParameter(description="names of the videos, in the order of their rows")
+
     kind = title = "examples"
 
     @property
     def path(self) -> Path:
         return Path(self.folder) / f"{self.kind}.png"
 
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "videos": list(self.videos)}
+
     def video_of(self, name: str) -> str:
         return name
 
     def draw(self, jobs: dict[str, Job]) -> Image:
-        frames = {video: job.files.frames() for video, job in jobs.items()}
-        given = {v: job.files.first_masks(frames[v].size) for v, job in jobs.items()}
-        columns = min(self.columns, *(len(frames[v]) - min(given[v]) for v in jobs))
+        frames = {video: jobs[video].files.frames() for video in self.videos}
+        given = {v: jobs[v].files.first_masks(images.size) for v, images in frames.items()}
+        columns = min(self.columns, *(len(frames[v]) - min(given[v]) for v in frames))
         rows = []
-        for video, job in jobs.items():
-            images, masks = frames[video], job.open(self.labels(video)[0])["masks"]
+        for video, images in frames.items():
+            masks = jobs[video].open(self.labels(video)[0])["masks"]
             chosen = spread(min(given[video]), len(images) - 1, columns)
             drawn = {j: given[video][j] if j in given[video] else masks[j] for j in chosen}
             rows.append([picture(images[j], mask, CELL) for j, mask in drawn.items()])
-        return grid(rows, list(jobs), ["given masks"] + [""] * (columns - 1))
+        return grid(rows, list(frames), ["given masks"] + [""] * (columns - 1))
 
 
 class FigureOptions(VariantOptions):
@@ -291,8 +296,9 @@ class DrawExamples(FigureOptions, luigi.WrapperTask):
         super().__init__(*args, **kwargs)
         with engine.command():
             self.drawn = self.plan_figure(FULL)
-            (digest,) = self.drawn["run_digests"].values()
-            self.drawn["run_digests"] = dict.fromkeys(self.shown, digest)
+            digest = self.drawn["run_digests"][FULL]
+            runs = dict.fromkeys(self.shown, digest)
+            self.drawn |= {"videos": self.shown, "run_digests": runs}
 
     def requires(self) -> list[luigi.Task]:
         return [Examples(**self.drawn)]
