@@ -120,6 +120,14 @@ def parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
+    table5 = commands.add_parser("table5", help="the paper's Table 5 with runs on several datasets")
+    table5.add_argument("runs", type=Path, nargs="*", help="--output folders of runs of dyenet")
+    table5.add_argument(
+        "--online", type=Path, nargs="+", default=[], help="those of runs after online training"
+    )
+    table5.add_argument("--output", type=Path, help="also write the table to this CSV")
+    table5.set_defaults(command=_table5)
+
     artifacts = commands.add_parser("artifacts", help="what the cache holds")
     artifacts.add_argument("stage", nargs="?", help="list the files of this stage")
     artifacts.set_defaults(command=_artifacts)
@@ -313,6 +321,17 @@ def _report(given: argparse.Namespace) -> int:
         print(report_html(given.run))
     if given.tables:
         print(*save_tables(given.run, given.tables), sep="\n")
+    return 0
+
+
+def _table5(given: argparse.Namespace) -> int:
+    from pipeline.paper.tables import table5
+    from pipeline.results.files import write_csv
+
+    table = table5(given.runs, given.online)
+    print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
+    if given.output:
+        write_csv(given.output, table)
     return 0
 
 

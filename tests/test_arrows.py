@@ -49,7 +49,17 @@ ROOMS = {
     },
     "bench": {"errors", "datasets", "plan", "run", "paper", "commands"},
     "__init__": {"commands"},
-    "cli": {"errors", "datasets", "plan", "results", "reports", "pages", "commands", "bench"},
+    "cli": {
+        "errors",
+        "datasets",
+        "plan",
+        "results",
+        "reports",
+        "paper",
+        "pages",
+        "commands",
+        "bench",
+    },
 }
 """what each room of pipeline/ imports of the others, the lowest first"""
 

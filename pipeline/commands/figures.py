@@ -1,9 +1,10 @@
-"""Figs. 4 and 5 of the paper for any video, as PNG files.
+"""Figs. 4, 5 and 7 of the paper for any video, as PNG files.
 
 luigi --module pipeline DrawAttention --local-scheduler --videos bear ...   (Fig. 4)
 luigi --module pipeline DrawComparison --local-scheduler --videos bear ...  (Fig. 5)
 luigi --module pipeline DrawComparison --local-scheduler \\
     --dataset clip --root clip.mp4 --masks first-mask.png
+luigi --module pipeline DrawExamples --local-scheduler --videos bear,camel ...   (Fig. 7)
 
 They take RunDataset's options and share its artifacts: what a run has computed is drawn
 at once. A file remembers what it was drawn from and is drawn anew when that changes.
@@ -25,7 +26,7 @@ from pipeline.errors import UserError
 from pipeline.paper.figures import CELL, KEY, ROI, crop, grid, heat, in_frame, save, spread
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
-from pipeline.plan.variants import BUILT_UP, PROPAGATION, VARIANTS
+from pipeline.plan.variants import BUILT_UP, FULL, PROPAGATION, VARIANTS
 from pipeline.results.overlays import picture
 from pipeline.run.progress import Progress
 from pipeline.run.stages import stage_tasks
@@ -40,33 +41,33 @@ VERSION = 1
 
 
 class Drawing(Step):
-    """One PNG of one video; `run_digests` are those of the variants' recipes."""
+    """One PNG, drawn from runs that have a name each."""
 
-    video = luigi.Parameter(description="name of the video")
-    run_digests = luigi.DictParameter(description="digest of the recipe by variant")
+    run_digests = luigi.DictParameter(description="digest of the recipe by name of the run")
     folder = luigi.Parameter(description="folder of the PNG")
     columns = luigi.IntParameter(description="frames drawn")
 
     kind: ClassVar[str]
 
     @property
-    def title(self) -> str:  # type: ignore[override]
-        return f"{self.video} {self.kind}"
-
-    @property
     def path(self) -> Path:
         """The PNG."""
-        return Path(self.folder) / f"{self.kind}-{self.video}.png"
+        raise TypeError(f"{type(self).__name__} has no place")
 
-    def labels(self, variant: str) -> tuple[str, ...]:
-        """Labels of the artifacts that the drawing reads of a variant."""
-        raise TypeError(f"{type(self).__name__} reads nothing")
+    def video_of(self, name: str) -> str:
+        """The video that is read of a run."""
+        raise TypeError(f"{type(self).__name__} reads no video")
+
+    def labels(self, name: str) -> tuple[str, ...]:
+        """Labels of the artifacts that the drawing reads of a run: the final masks."""
+        plan = chain.planned(cache_root(), self.run_digests[name], self.video_of(name))
+        return (chain.final(plan),)
 
     def requires(self) -> dict[str, luigi.Task]:
         return {
-            f"{variant} {name}": task
-            for variant, digest in self.run_digests.items()
-            for name, task in stage_tasks(digest, self.video, self.labels(variant)).items()
+            f"{name} {label}": task
+            for name, digest in self.run_digests.items()
+            for label, task in stage_tasks(digest, self.video_of(name), self.labels(name)).items()
         }
 
     def complete(self) -> bool:
@@ -81,12 +82,12 @@ class Drawing(Step):
     def made_from(self) -> str:
         """Digest of all that the picture depends on."""
         plans = {
-            variant: chain.planned(cache_root(), digest, self.video)
-            for variant, digest in self.run_digests.items()
+            name: chain.planned(cache_root(), digest, self.video_of(name))
+            for name, digest in self.run_digests.items()
         }
         read = {
-            variant: {name: plan[name].key for name in self.labels(variant)}
-            for variant, plan in plans.items()
+            name: {label: plan[label].key for label in self.labels(name)}
+            for name, plan in plans.items()
         }
         return keys.key({"version": VERSION, "drawn": self.about(), "read": read})
 
@@ -99,28 +100,41 @@ class Drawing(Step):
 
         with ExitStack() as stack:
             jobs = {
-                variant: stack.enter_context(
-                    Job(cache_root(), digest, self.video, progress, self.labels(variant)[0])
+                name: stack.enter_context(
+                    Job(cache_root(), digest, self.video_of(name), progress, self.labels(name)[0])
                 )
-                for variant, digest in self.run_digests.items()
+                for name, digest in self.run_digests.items()
             }
             image = self.draw(jobs)
         save(self.path, image, self.made_from())
         progress.tell(str(self.path))
 
     def draw(self, jobs: dict[str, Job]) -> Image:
-        """The picture; jobs by variant."""
+        """The picture; jobs by name of the run."""
         raise TypeError(f"{type(self).__name__} draws nothing")
 
 
-class Comparison(Drawing):
+class VariantDrawing(Drawing):
+    """A PNG of one video; the runs are named after their variants."""
+
+    video = luigi.Parameter(description="name of the video")
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return f"{self.video} {self.kind}"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / f"{self.kind}-{self.video}.png"
+
+    def video_of(self, name: str) -> str:
+        return str(self.video)
+
+
+class Comparison(VariantDrawing):
     """Fig. 5: the masks of every variant in the same frames."""
 
     kind = "comparison"
-
-    def labels(self, variant: str) -> tuple[str, ...]:
-        plan = chain.planned(cache_root(), self.run_digests[variant], self.video)
-        return (chain.final(plan),)
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         job = next(iter(jobs.values()))
@@ -146,7 +160,7 @@ class Comparison(Drawing):
         return grid(rows, names, [f"frame {frames.names[j]}" for j in chosen])
 
 
-class Attention(Drawing):
+class Attention(VariantDrawing):
     """Fig. 4: Re-MP's attention over the RoI, and the masks without and with it."""
 
     object = luigi.IntParameter(description="object drawn")
@@ -160,8 +174,8 @@ class Attention(Drawing):
     def about(self) -> dict[str, Any]:
         return {**super().about(), "object": self.object}
 
-    def labels(self, variant: str) -> tuple[str, ...]:
-        more = ("features", "flow") if VARIANTS[variant].attention else ()
+    def labels(self, name: str) -> tuple[str, ...]:
+        more = ("features", "flow") if VARIANTS[name].attention else ()
         return ("tracklets(1)", "frames", *more)
 
     def draw(self, jobs: dict[str, Job]) -> Image:
@@ -211,6 +225,40 @@ class Attention(Drawing):
         return found[self.object]
 
 
+class Examples(Drawing):
+    """Fig. 7: a row for each video, first its given masks, then those of DyeNet.
+
+    The runs are named after their videos. All rows have as many frames as the shortest video
+    has, if that is fewer than the columns asked for.
+    """
+
+    videos = luigi.ListParameter(description="names of the videos, in the order of their rows")
+
+    kind = title = "examples"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / f"{self.kind}.png"
+
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "videos": list(self.videos)}
+
+    def video_of(self, name: str) -> str:
+        return name
+
+    def draw(self, jobs: dict[str, Job]) -> Image:
+        frames = {video: jobs[video].files.frames() for video in self.videos}
+        given = {v: jobs[v].files.first_masks(images.size) for v, images in frames.items()}
+        columns = min(self.columns, *(len(frames[v]) - min(given[v]) for v in frames))
+        rows = []
+        for video, images in frames.items():
+            masks = jobs[video].open(self.labels(video)[0])["masks"]
+            chosen = spread(min(given[video]), len(images) - 1, columns)
+            drawn = {j: given[video][j] if j in given[video] else masks[j] for j in chosen}
+            rows.append([picture(images[j], mask, CELL) for j, mask in drawn.items()])
+        return grid(rows, list(frames), ["given masks"] + [""] * (columns - 1))
+
+
 class FigureOptions(VariantOptions):
     """Options of the figures."""
 
@@ -239,6 +287,21 @@ class DrawComparison(FigureOptions, luigi.WrapperTask):
 
     def requires(self) -> list[luigi.Task]:
         return [Comparison(video=video, **self.drawn) for video in self.shown]
+
+
+class DrawExamples(FigureOptions, luigi.WrapperTask):
+    """Fig. 7: videos in rows, the frames of each at equal interval with DyeNet's masks; a PNG."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        with engine.command():
+            self.drawn = self.plan_figure(FULL)
+            digest = self.drawn["run_digests"][FULL]
+            runs = dict.fromkeys(self.shown, digest)
+            self.drawn |= {"videos": self.shown, "run_digests": runs}
+
+    def requires(self) -> list[luigi.Task]:
+        return [Examples(**self.drawn)]
 
 
 class DrawAttention(FigureOptions, luigi.WrapperTask):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import luigi
 from cache.prune import record_run
 from cache.store import Store
 from pipeline.datasets import LAYOUTS
+from pipeline.errors import UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
 from pipeline.plan.profiles import EXTENDED, PROFILES
@@ -125,6 +126,10 @@ class VariantOptions(DatasetOptions):
         default=None, description="weights of MSK, which has a network of its own; as --weights"
     )
 
+    weights_for = luigi.Parameter(
+        default="", description="weights of single runs: remp-no-attention=FILE,msk-online=FILE"
+    )
+
     def offline(self, *variants: str) -> dict[str, tuple[str, str]]:
         """Variant and weights by the run's name, here the variant's."""
         baseline = self.msk_weights or self.weights
@@ -135,14 +140,15 @@ class VariantOptions(DatasetOptions):
     def plan_runs(self, wanted: Mapping[str, tuple[str, str]]) -> Planned:
         """Plan runs, each a variant with its weights; what lacks a module is left out.
 
-        UserError if none is left.
+        UserError if none is left, or --weights-for names another run.
         """
         recipes: dict[str, Recipe] = {}
         left_out: dict[str, str] = {}
+        own = self._own_weights(wanted)
         for name, (variant, weights) in wanted.items():
             # plan() reads the weights from its task.
             task = copy.copy(self)
-            task.weights = weights
+            task.weights = own.get(name, weights)
             try:
                 recipes[name] = task.plan(single(self.assignments()) | {"run.variant": variant})
             except LacksModules as error:
@@ -150,3 +156,13 @@ class VariantOptions(DatasetOptions):
         if not recipes:
             raise LacksModules(next(iter(left_out.values())))
         return Planned(recipes, left_out)
+
+    def _own_weights(self, runs: Collection[str]) -> dict[str, str]:
+        """--weights-for by run."""
+        own: dict[str, str] = {}
+        for part in filter(None, self.weights_for.split(",")):
+            name, _, weights = part.partition("=")
+            if name not in runs or not weights:
+                raise UserError(f"--weights-for {part}: give RUN=FILE; runs are {', '.join(runs)}")
+            own[name] = weights
+        return own

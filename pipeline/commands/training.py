@@ -329,7 +329,8 @@ class FinetuneOnFirstFrames(Trainer):
     """Online training on the given masks of a set, or of each video apart (section 4).
 
     With `--scope dataset` the output is one file; with `--scope video` it is a folder of
-    <video>.safetensors. RunDataset takes either as --weights.
+    <video>.safetensors. RunDataset takes either as --weights. With learn=all MSK, where the
+    weights hold it, learns beside the networks of DyeNet (Table 3).
     """
 
     weights = luigi.Parameter(default="compact", description="weights to start from")
@@ -382,13 +383,25 @@ class FinetuneOnFirstFrames(Trainer):
             super().make(progress)
 
     def objective(self, networks: Modules, rows: Mapping[tuple[str, int], int]) -> Objective:
-        from training.objectives import DyeNetObjective
+        from training.objectives import Beside, DyeNetObjective, MSKObjective
 
-        names = ("trunk", *LEARN[self.settings.learn])
-        chosen = {name: networks[name] for name in names if name in networks}
-        if self.settings.trunk == "train":
-            drop_unfit(networks, names)
-        return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)
+        settings = self.settings
+        learning = [name for name in LEARN[settings.learn] if name in networks]
+        msk = {name: networks[name] for name in ("msk",) if name in networks}
+        parts: list[Objective] = []
+        if learning:
+            chosen = {name: networks[name] for name in ("trunk", *learning)}
+            parts.append(DyeNetObjective(self.chosen(), chosen, len(rows), settings))
+        if msk and settings.learn == "all":
+            parts.append(MSKObjective(msk, settings))
+        if not parts:
+            raise UserError(
+                f"--weights {self.weights}: holds only {', '.join(sorted(networks))}, of which "
+                f"learn={settings.learn} trains nothing"
+            )
+        if settings.trunk == "train":
+            drop_unfit(networks, ("trunk", *learning))
+        return parts[0] if len(parts) == 1 else Beside(*parts)
 
 
 def drop_unfit(networks: Modules, learning: Iterable[str]) -> None:
