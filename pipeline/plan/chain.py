@@ -82,7 +82,7 @@ def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:
     chain.add("frames", sources=["images", "first_masks", "annotations"])
     chain.add(
         "flow",
-        settings=asdict(settings.frames) | asdict(settings.flow),
+        settings=settings.frames.keyed() | asdict(settings.flow),
         sources=["images"],
         numerics=flow_numerics(settings.flow.method),
         also=["frames"],
@@ -106,7 +106,7 @@ def _add_dyenet(chain: Chain, settings: RunSettings) -> None:
     retrieval, remp = settings.variant.retrieval, settings.variant.remp
     chain.add(
         "features",
-        settings=asdict(settings.frames),
+        settings=settings.frames.keyed(),
         sources=["images"],
         modules=["trunk"],
         also=["frames"],
