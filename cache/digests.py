@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import stat
 import time
@@ -55,7 +54,7 @@ class FileDigests:
         for folder, new in self._new.items():
             path = self._path(folder)
             with suppress(OSError):
-                files.write_file(path, json.dumps({**_load(path), **new}).encode())
+                files.write_record(path, {**_load(path), **new})
         self._new.clear()
 
     def __enter__(self) -> FileDigests:
@@ -97,9 +96,4 @@ def _read(path: Path) -> str:
 
 def _load(path: Path) -> Folder:
     """A folder's memo; empty if there is none, or none that can be read."""
-    try:
-        return {
-            name: (stamp, digest) for name, (stamp, digest) in json.loads(path.read_bytes()).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    return {name: (stamp, digest) for name, (stamp, digest) in files.read_record(path).items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,27 +45,42 @@ def open_dataset(
     """The videos of a split, without decoding anything.
 
     demo_root: where the built-in demo is written when it is asked for first. Raises
-    UserError for an unknown dataset or split and a missing folder.
+    UserError for an unknown dataset or split and a missing or unreadable folder.
     """
     if name not in LAYOUTS:
         raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
     layout = LAYOUTS[name]
     place = demo_root if layout.built_in else _folder(name, root)
-    return Dataset(name, split, tuple(layout.videos(place, split)))
+    with _readable():
+        return Dataset(name, split, tuple(layout.videos(place, split)))
 
 
 def _folder(name: str, root: str | Path | None) -> Path:
     """The folder of a dataset; UserError if it was not given or is not there."""
     if root is None:
         raise UserError(f"--dataset {name} needs --root, the folder that holds it")
-    if not Path(root).is_dir():
+    with _readable():
+        there = Path(root).is_dir()
+    if not there:
         raise UserError(f"--root {root}: no such folder")
     return Path(root)
 
 
 def open_clip(clip: Path, masks: Path) -> Video:
     """One clip, a video file or a folder of images, with its first mask or masks."""
-    return folder.clip(clip, masks)
+    with _readable():
+        return folder.clip(clip, masks)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """UserError for a file or folder that the block may not look into."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); mend that, or choose another"
+        ) from error
 
 
 def rule_of(dataset: str) -> Rule:

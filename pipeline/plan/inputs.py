@@ -6,9 +6,9 @@ Digests of files are memoised, so that planning a run again reads no frame and n
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import models
 from cache import keys
 from cache.digests import FileDigests
-from cache.files import reporting, write_file
+from cache.files import read_record, write_record
 from pipeline.errors import UserError
 from pipeline.plan.machine import DEVICES, with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
@@ -177,10 +177,8 @@ def find_weights(asked: str, video: str) -> Path:
 def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
     """Digest of each module of a weights file, kept by the digest of the file."""
     memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
-    try:
-        return dict(json.loads(memo.read_text()))
-    except (OSError, ValueError):
-        pass
+    if known := read_record(memo):
+        return known
     from models.weights import BadWeights
     from models.weights import module_digests as compute
 
@@ -188,8 +186,9 @@ def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str,
         found = compute(path)
     except BadWeights as error:
         raise UserError(str(error)) from error
-    with reporting(memo):
-        write_file(memo, json.dumps(found).encode())
+    # In a cache that cannot be written to they are computed again.
+    with suppress(OSError):
+        write_record(memo, found)
     return found
 
 
