@@ -247,7 +247,7 @@ def _of_torchvision(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_weight
 
     try:
-        state = get_weight(name).get_state_dict(progress=False)
+        state = get_weight(name).get_state_dict(progress=False, weights_only=True)
     except (ValueError, AttributeError, OSError) as error:
         raise BadWeights(
             f"weights {name}: neither a .safetensors file nor weights of torchvision that can be "
