@@ -17,6 +17,7 @@ Parts = Callable[[BinaryIO, int, int], Iterator[Part]]
 """the parts of a file between two of its bytes"""
 
 EBML = bytes.fromhex("1a45dfa3")
+GIF = b"GIF8"
 SEGMENT = bytes.fromhex("18538067")
 CLUSTER = bytes.fromhex("1f43b675")
 MP4 = b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"
@@ -36,9 +37,14 @@ def whole(file: BinaryIO) -> bool:
         return _fits(file, 0, end, _ebml, (SEGMENT, CLUSTER))
     if head[4:] in MP4:
         return _fits(file, 0, end, _boxes, ())
-    if head[:4] == b"GIF8":
+    if head[:4] == GIF:
         return _at(file, max(0, end - 64), 64).rstrip(b"\0").endswith(b";")
     return True
+
+
+def counted(file: BinaryIO) -> bool:
+    """Whether the container counts its frames exactly; most only estimate how many there are."""
+    return _at(file, 0, 4) == GIF
 
 
 def _fits(file: BinaryIO, start: int, end: int, parts: Parts, holders: tuple[bytes, ...]) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
 from PIL import Image as Pillow
 
-from stages.containers import whole
+from stages.containers import counted, whole
 from stages.settings import FramesSettings
 from stages.types import Image, IndexMask, SourceFiles
 
@@ -43,6 +43,8 @@ JPEG = b"\xff\xd8"
 """first bytes of a JPEG"""
 GRABS = 100
 """attempts to go on where a video seems to end: beyond its end, a decoder has nothing more"""
+NARROW = 16
+"""px a side of them, at least: bfloat16 convolutions on a CPU fail on narrower ones"""
 SLENDER = 16
 """longer side of the frames that the networks see, in heights: beyond it they are scaled less"""
 
@@ -201,13 +203,13 @@ class VideoFrames(FrameReader):
             raise BadInput(f"{where} holds no frame that can be decoded")
         # After damage there is more to come; a file that was cut short is known by its sizes.
         more = any(self._capture.grab() for _ in range(GRABS))
+        said = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         with self.path.open("rb") as file:
-            if more or not whole(file):
-                said = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+            if more or not whole(file) or (said > count and counted(file)):
                 of = f" of {said}" if said > count else ""
                 raise BadInput(
                     f"{where} is damaged or cut short: {count}{of} frames can be decoded; copy it "
-                    "anew, or save what is left of it as a new file"
+                    "anew, or save what is left of it as another file"
                 )
         return count
 
@@ -283,7 +285,8 @@ def working_size(size: tuple[int, int], settings: FramesSettings) -> tuple[int, 
     """(H, W) px at which the networks see frames of `size`."""
     height = settings.height
     scale = min(height / min(size), SLENDER * height / max(size)) if height else 1.0
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    least = min(height, NARROW) if height else 1
+    return max(least, round(size[0] * scale)), max(least, round(size[1] * scale))
 
 
 def working_frames(frames: FrameReader, settings: FramesSettings) -> FrameReader:

@@ -98,7 +98,7 @@ def test_a_file_changed_after_planning_is_refused(
     place = tmp_path / "data" / name
     look(VideoFiles(tmp_path / "cache", planned.digest, "ant"))
     change(place)
-    with pytest.raises(UserError, match="video ant: its .* changed since .* run again") as caught:
+    with pytest.raises(UserError, match=r"video ant: its .* changed since .* run again") as caught:
         look(VideoFiles(tmp_path / "cache", planned.digest, "ant"))
     line_of(caught.value)
 
@@ -275,8 +275,10 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
             out.write(np.roll(image, 3 * j, 1))
         out.release()
     pictures = [Image.fromarray(np.roll(image, 9 * j, 1)) for j in range(3)]
-    pictures[0].save(folder / "film.gif", save_all=True, append_images=pictures[1:])
-    return {path.suffix[1:]: path.read_bytes() for path in folder.iterdir()}
+    rest = {"save_all": True, "append_images": pictures[1:]}
+    pictures[0].save(folder / "film.gif", duration=100, **rest)
+    pictures[0].save(folder / "still.gif", **rest)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "avi", "mkv", "webm", "gif"])
@@ -284,9 +286,9 @@ def test_a_whole_film_is_read_and_half_of_it_refused(
     ending: str, films: dict[str, bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / f"film.{ending}"
-    path.write_bytes(films[ending])
+    path.write_bytes(films[f"film.{ending}"])
     assert len(manifest(path, "v", str).names) == (3 if ending == "gif" else 30)
-    path.write_bytes(films[ending][: int(0.6 * len(films[ending]))])
+    path.write_bytes(films[f"film.{ending}"][: int(0.6 * len(films[f"film.{ending}"]))])
     with pytest.raises(BadInput, match=rf"video v: {path}") as caught:
         manifest(path, "v", str)
     line_of(caught.value)
@@ -296,11 +298,21 @@ def test_a_whole_film_is_read_and_half_of_it_refused(
 def test_an_overwritten_film_is_refused(
     ending: str, films: dict[str, bytes], tmp_path: Path
 ) -> None:
-    path, data = tmp_path / f"film.{ending}", bytearray(films[ending])
+    path, data = tmp_path / f"film.{ending}", bytearray(films[f"film.{ending}"])
     middle = len(data) // 2
     data[middle : middle + 20_000] = np.random.default_rng(1).bytes(20_000)
     path.write_bytes(data)
     with pytest.raises(BadInput, match=r"damaged or cut short: \d+ of 30 frames can be decoded"):
+        manifest(path, "v", str)
+
+
+def test_a_film_of_which_the_decoder_drops_frames_is_refused(
+    films: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A GIF that shows its pictures for no time at all."""
+    path = tmp_path / "still.gif"
+    path.write_bytes(films["still.gif"])
+    with pytest.raises(BadInput, match="1 of 3 frames can be decoded"):
         manifest(path, "v", str)
 
 
@@ -350,9 +362,9 @@ def test_a_frame_may_be_as_large_as_the_setting_says(tmp_path: Path, weights: Pa
         files = VideoFiles(tmp_path / "cache", made.digest, "clip")
         if most == "1":
             with pytest.raises(BadInput, match="more than 1 million pixels"):
-                files.first_masks((1000, 1100))
+                files.frames()
         else:
-            files.first_masks((1000, 1100))
+            assert files.frames().size == (1000, 1100)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 200)])
@@ -478,7 +490,7 @@ def test_artifacts_that_are_not_finite_are_not_kept(value: float, tmp_path: Path
     row[3, 2, 1] = value
     store = Store(tmp_path)
     with (
-        pytest.raises(UnfitValues, match="coarse .* NaN or infinite") as caught,
+        pytest.raises(UnfitValues, match=r"coarse .* NaN or infinite") as caught,
         store.write("features", "demo", "bear", {}) as out,
     ):
         out.append("coarse", row)
