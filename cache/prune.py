@@ -203,9 +203,10 @@ def _load(path: Path) -> Record:
     """A record; CacheError if it is damaged. Those in a run's folder are named after their keys."""
     try:
         record = json.loads(path.read_bytes())
-        reached = {"keys": record["keys"], "memo_keys": record["memo_keys"]}
-        if path.parent.name == "runs" or path.stem == short(key(reached)):
-            return Record(time=float(record["time"]), **reached)
+        keys, memo_keys = record["keys"], record["memo_keys"]
+        name = short(key({"keys": keys, "memo_keys": memo_keys}))
+        if path.parent.name == "runs" or path.stem == name:
+            return Record(time=float(record["time"]), keys=keys, memo_keys=memo_keys)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     set_aside(path)
