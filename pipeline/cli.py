@@ -6,6 +6,7 @@ Arguments are parsed before anything heavy is imported.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -73,10 +74,10 @@ def parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
     prune.add_argument("--delete", action="store_true", help="delete; without it, only list")
     prune.add_argument("--stages", default="", help="only these: features,flow")
-    prune.add_argument("--max-gb", type=float, help="then also delete until no more is left")
+    prune.add_argument("--max-gb", type=_amount, help="then also delete until no more is left")
     prune.add_argument(
         "--min-age",
-        type=float,
+        type=_amount,
         default=1.0,
         metavar="HOURS",
         help="keep what is younger (default: 1)",
@@ -176,6 +177,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", default="", help="only these: a,b")
     _add_settings(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def _amount(text: str) -> float:
+    """A number from 0, as argparse reads it."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+_amount.__name__ = "amount"
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
