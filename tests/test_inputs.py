@@ -27,7 +27,7 @@ from models.config import Architecture
 from models.weights import CARD, BadWeights, load_modules, module_digests
 from pipeline import RunDataset
 from pipeline.commands import engine
-from pipeline.datasets import open_clip, open_dataset
+from pipeline.datasets import open_dataset
 from pipeline.errors import UserError
 from pipeline.plan import recipe as recipes
 from pipeline.plan.inputs import Options, plan_run
@@ -160,7 +160,7 @@ def test_two_frames_of_one_name_are_refused(tmp_path: Path) -> None:
         write_frame(folder / name)
     write_mask(tmp_path / "m.png", draw(0)[1])
     with pytest.raises(UserError, match=r"a\.jpg and a\.png: both are called a") as caught:
-        open_clip(folder, tmp_path / "m.png")
+        open_dataset("clip", folder, "clip", masks=tmp_path / "m.png")
     line_of(caught.value)
 
 
@@ -199,7 +199,7 @@ def test_an_unreadable_folder_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cannot be read \(Permission denied\)") as caught:
             open_dataset("folder", tmp_path / "data", "all")
         with pytest.raises(UserError, match="Permission denied"):
-            open_clip(tmp_path / "data", tmp_path / "data")
+            open_dataset("clip", tmp_path / "data", "clip", masks=tmp_path / "data")
     finally:
         os.seteuid(0)
     line_of(caught.value)
