@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
-from pipeline.datasets.layout import Dataset, Video, one_of
+from pipeline.datasets.layout import Dataset, Video, check_name, one_of
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
 
@@ -48,6 +48,7 @@ def open_dataset(
     """
     if name not in LAYOUTS:
         raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
+    check_name("--split", split)
     layout = LAYOUTS[name]
     place = demo_root if layout.built_in else _folder(name, root)
     return Dataset(name, split, tuple(layout.videos(place, split)))
