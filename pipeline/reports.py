@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.plan.settings import find
 from pipeline.results import scores
 from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES
-from pipeline.results.files import write_csv
+from pipeline.results.files import read_table, write_csv
 from pipeline.results.scores import FRAMES, last_iteration, totals
 
 PER_ITERATION = {
@@ -224,15 +224,6 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
         return read_table(path, columns)
     read_run(out)
     return pd.DataFrame({column: [] for column in columns}).astype(dict(columns))
-
-
-def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """A CSV of ours with its columns' types."""
-    # As text first: a video may be called 007 or NA, and floats are to keep every digit.
-    text = {c: "str" if kind == "float64" else kind for c, kind in columns.items()}
-    empty = {c: [""] for c, kind in columns.items() if kind != "str"}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-    return table.astype(dict(columns))
 
 
 def _share(part: int, whole: int) -> float:

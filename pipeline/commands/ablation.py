@@ -14,7 +14,7 @@ import luigi
 
 from cache import keys
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import report_of
 from pipeline.commands.options import VariantOptions
 from pipeline.paper.published import PER_DATASET, PER_VIDEO, TUNED
 from pipeline.plan import chain
@@ -64,6 +64,10 @@ class Ablation(VariantOptions, Step):
             if self.online_weights:
                 wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
             self.planned = self.plan_runs(wanted)
+            self.reports = {
+                name: report_of(recipe, self.top / name)
+                for name, recipe in self.planned.recipes.items()
+            }
             if engine.commanded() and self.complete():
                 print(f"nothing to do: {self.top} is up to date", flush=True)
 
@@ -73,10 +77,7 @@ class Ablation(VariantOptions, Step):
         return Path(self.output or f"runs/{self.dataset}-{self.split}-ablation").absolute()
 
     def requires(self) -> dict[str, luigi.Task]:
-        return {
-            name: Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.planned.recipes.items()
-        }
+        return dict(self.reports)
 
     def complete(self) -> bool:
         try:

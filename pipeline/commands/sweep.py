@@ -13,7 +13,7 @@ from typing import Any
 import luigi
 
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import report_of
 from pipeline.commands.options import DatasetOptions
 from pipeline.errors import UserError
 from pipeline.plan.settings import parse, parse_set, run_name
@@ -44,6 +44,7 @@ class SweepThreshold(DatasetOptions, luigi.Task):
             settings = [dict(zip(given, values, strict=True)) for values in combined]
             self.values = {run_name(swept): swept for swept in map(self._swept, settings)}
             self.recipes = {run_name(self._swept(values)): self.plan(values) for values in settings}
+            self.reports = [report_of(made, self.top / n) for n, made in self.recipes.items()]
             if engine.commanded() and self.complete():
                 print(f"nothing to do: {self.top} is up to date", flush=True)
 
@@ -56,14 +57,6 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         """Folder of the sweep."""
         folder = self.folder(next(iter(self.recipes.values())))
         return folder if self.output else folder.with_name(f"{folder.name}-sweep")
-
-    @property
-    def reports(self) -> list[Report]:
-        """The runs, in the order of their values."""
-        return [
-            Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.recipes.items()
-        ]
 
     def complete(self) -> bool:
         written = self.top / "sweep.csv"
@@ -79,7 +72,7 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         folders = {self.top / name: swept for name, swept in self.values.items()}
         return join_sweep(folders).to_csv(index=False, lineterminator="\n")
 
-    def run(self) -> Generator[Report, Any, None]:
+    def run(self) -> Generator[luigi.Task, Any, None]:
         # One value after the other: runs at the same time would each propagate what they share.
         for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
             yield report
