@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,14 @@ from pipeline.results.export import (
     starts_of,
 )
 from pipeline.results.folder import score_folder
-from pipeline.results.overlays import overlay, read_palette
+from pipeline.results.overlays import VideoFile, overlay, read_palette
 from pipeline.results.scores import category
 from pipeline.results.tables import Run, gathered
 from stages.frames import FrameReader
 from stages.scores import StartCounts, score_video
 from stages.types import Image, IndexMask, Linking, Matches, StartingPoint, Tracklet
 
+ROOT = Path(__file__).parents[1]
 SIZE = 48, 65
 """(H, W); odd, as some videos are"""
 
@@ -180,6 +183,41 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
         export_video(result("walk"), tmp_path / "file")
     with pytest.raises(UserError, match="cannot be written"):
         gather(tmp_path / "file")
+
+
+@pytest.mark.parametrize("limit", [0, 3000, 8000, 16000])
+def test_a_full_disk_is_called_that(tmp_path: Path, limit: int) -> None:
+    """Files cannot grow beyond `limit` bytes; small enough for each of them to be the first."""
+    code = f"""
+import resource
+from pathlib import Path
+from pipeline.errors import UserError
+from pipeline.results.export import export_video
+from tests.test_export import result
+made = result("walk")
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    export_video(made, Path({str(tmp_path)!r}))
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith(f"video walk: cannot write to {tmp_path} (File too large); free")
+    assert done.stdout.count("\n") == 1
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_film_that_was_cut_short_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    film = VideoFile(path, SIZE, 10)
+    for n in range(9):
+        film.write(Noise(9).decode(n))
+    film.finish()
+    data = path.read_bytes()
+    for length in (0, 7, 20, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(OSError, match="cut short"):
+            film.finish()
 
 
 def test_tables(tmp_path: Path) -> None:

@@ -218,8 +218,11 @@ def test_changed_frame(place: Place, run: Callable[..., dict]) -> None:
 
 
 def test_fewer_videos_and_iterations(place: Place, run: Callable[..., dict]) -> None:
-    assert run(videos="bee", max_iterations=1) == {"bee": ["export"], "": ["report"]}
-    assert not (place.out / "masks" / "ant").exists()
+    before = masks(place.out)
+    with pytest.raises(UserError, match=r"holds ant, .*run\.max_iterations: 2 there, 1 here"):
+        run(videos="bee", max_iterations=1)
+    assert run(videos="bee") == {}
+    assert masks(place.out) == before
 
 
 @pytest.mark.parametrize("variant", ["remp", "remp-no-attention", "msk"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import luigi
 
@@ -17,6 +17,13 @@ from pipeline.commands.dataset import report_of
 from pipeline.commands.options import DatasetOptions
 from pipeline.errors import UserError
 from pipeline.plan.settings import parse, parse_set, run_name
+
+if TYPE_CHECKING:
+    from pipeline.results.made import Ledger
+
+FILES = "sweep.csv", "sweep.html"
+PAGES = 1
+"""version of FILES; a new number writes them anew"""
 
 
 class SweepThreshold(DatasetOptions, luigi.Task):
@@ -59,9 +66,9 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         return folder if self.output else folder.with_name(f"{folder.name}-sweep")
 
     def complete(self) -> bool:
-        written = self.top / "sweep.csv"
-        if not (written.exists() and (self.top / "sweep.html").exists()):
+        if not self._ledger().whole(PAGES):
             return False
+        written = self.top / FILES[0]
         runs_done = all(report.complete() for report in self.reports)
         return runs_done and written.read_text(encoding="utf-8") == self.table()
 
@@ -79,5 +86,14 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         from pipeline.pages.sweep import sweep_html
         from pipeline.results.files import write_text
 
-        write_text(self.top / "sweep.csv", self.table())
-        print(f"sweep: {sweep_html(self.top)}", flush=True)
+        self._ledger().begin(FILES, known=FILES)
+        write_text(self.top / FILES[0], self.table())
+        page = sweep_html(self.top)
+        self._ledger().finish(FILES, PAGES)
+        print(f"sweep: {page}", flush=True)
+
+    def _ledger(self) -> Ledger:
+        """What was written of the sweep as a whole."""
+        from pipeline.results.made import SWEEP, Ledger
+
+        return Ledger(self.top, SWEEP)

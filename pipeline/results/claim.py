@@ -47,25 +47,22 @@ def claim(
     with alone(out):
         there = read_record(out / MADE / "settings")
         differing = _differences(there, settings, defaults)
-        file = mine[0] if mine else _open(out, "use")
-        try:
-            if differing and not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
-                raise UserError(
-                    f"{out}: a run with other settings is at work there ({differing}); wait for "
-                    "its end, or give another folder as --output"
-                )
-            others = sorted(present(out) - set(videos))
-            if differing and others:
-                raise UserError(
-                    f"{out}: holds {listed(others)} made with other settings ({differing}); give "
-                    "another folder as --output, the same settings, or all of these videos"
-                )
-            if there != settings:
-                write_record(out / MADE / "settings", settings)
-        except BaseException:
-            if not mine:
-                file.close()
-            raise
+        others = sorted(present(out) - set(videos))
+        if differing and others:
+            raise UserError(
+                f"{out}: holds {listed(others)}, made with other settings ({differing}); give "
+                "another folder as --output, the same settings, or all of these videos"
+            )
+        release(out)
+        file = _open(out, "use")
+        if differing and not _lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            file.close()
+            raise UserError(
+                f"{out}: a run with other settings is at work there ({differing}); wait for its "
+                "end, or give another folder as --output"
+            )
+        if there != settings:
+            write_record(out / MADE / "settings", settings)
         _lock(file, fcntl.LOCK_SH)
         _held[out] = file, settings
 

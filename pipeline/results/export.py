@@ -236,6 +236,7 @@ def _draw(result: VideoResult, masks: Path, video: Path, pictures: Path) -> None
             film.write(overlay(image, mask))
             if n in chosen:
                 write_picture(pictures / f"{n:05d}.jpg", image, mask, PICTURE_WIDTH)
+        film.finish()
     finally:
         film.close()
 

@@ -3,6 +3,7 @@
     OUT/.made/<video>.json   the files of a video
     OUT/.made/<video>.rows   its rows of the tables, see pipeline/results/tables.py
     OUT/.made/report         the tables, run.json and the report
+    OUT/.made/sweep          sweep.csv and sweep.html, where OUT is a sweep's
     OUT/.made/settings       what all videos of the folder were made with
     OUT/.made/lock           held while the tables are written
     OUT/.made/use            held while a run works
@@ -30,6 +31,8 @@ from pipeline.errors import UserError
 from pipeline.results.files import write_text
 
 MADE = ".made"
+REPORT, SWEEP = "report", "sweep"
+"""ledgers of the files of a run, and of a sweep"""
 GRACE = 3600
 """seconds after which a draft that nobody went on with is nobody's"""
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp$")
@@ -91,6 +94,14 @@ class Ledger:
 
     def _write(self, made_from: Any, files: Mapping[str, Any]) -> None:
         write_record(self.path, {"made_from": made_from, "files": files})
+
+
+def check_undamaged(out: Path, name: str) -> None:
+    """UserError if a file of a run or a sweep is gone, or is not what was written."""
+    if any(Ledger(out, ledger).damaged(name) for ledger in (REPORT, SWEEP)):
+        raise UserError(
+            f"{out / name}: is not as it was written; run the same command again to mend it"
+        )
 
 
 def refuse_foreign(path: Path) -> None:

@@ -25,6 +25,7 @@ from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES, VideoResult, 
 from pipeline.results.files import read_table, write_text
 from pipeline.results.made import (
     MADE,
+    REPORT,
     Ledger,
     listed_videos,
     present,
@@ -110,18 +111,13 @@ def refuse_foreign_report(out: Path) -> None:
             refuse_foreign(out / name)
 
 
-def damaged(out: Path, name: str) -> bool:
-    """Whether a table, run.json or the report is not what was written."""
-    return _ledger(out).damaged(name)
-
-
 def unreported(out: Path) -> list[str]:
     """Videos that have files in the folder, but no rows in its tables."""
     return sorted(present(out) - listed_videos(out))
 
 
 def _ledger(out: Path) -> Ledger:
-    return Ledger(out, "report")
+    return Ledger(out, REPORT)
 
 
 def _earlier(out: Path) -> list[str]:
