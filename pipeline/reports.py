@@ -224,7 +224,6 @@ def _is_video(about: Any) -> bool:
         and all(isinstance(n, int) for part in ("size", "objects", "given") for n in about[part])
         and len(about["frame_names"]) == len(pictured(about["frames"]))
         and all(isinstance(spent, int | float) for spent in about["seconds"].values())
-        and set(about["seconds"]) <= set(about["keys"])
     )
 
 
