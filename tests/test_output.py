@@ -265,6 +265,30 @@ def test_runs_with_other_settings_wait_for_the_end_of_the_first(tmp_path: Path) 
     release(tmp_path)
 
 
+EXPORT = """
+import sys
+from pathlib import Path
+from pipeline.results.export import export_video
+from tests.test_export import result
+sys.stdin.readline()
+export_video(result("walk"), Path(sys.argv[1]))
+"""
+
+
+def test_processes_that_export_one_video_at_once_all_end_well(tmp_path: Path) -> None:
+    several = [
+        subprocess.Popen([sys.executable, "-c", EXPORT, tmp_path], cwd=ROOT, stdin=subprocess.PIPE)
+        for _ in range(4)
+    ]
+    time.sleep(3)
+    for process in several:
+        assert process.stdin is not None
+        process.stdin.close()
+    assert [process.wait() for process in several] == [0] * 4
+    assert exported(tmp_path, "walk", KEYS)
+    assert len(list((tmp_path / "masks/walk").iterdir())) == 9
+
+
 def test_settings_are_not_mixed_in_a_folder(tmp_path: Path) -> None:
     claim(tmp_path, SETTINGS, {}, ["walk", "run"])
     write(tmp_path, "walk", "run")

@@ -171,9 +171,11 @@ def _flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _weights(recipe: Recipe) -> str:
     """A run's weights by what they hold, wherever they lie; a folder of them by its path."""
-    files = {video.weights: keys.key(video.modules) for video in recipe.videos.values()}
-    (path, digest), *more = files.items()
-    return str(Path(path).parent) if more else f"{Path(path).name} ({keys.short(digest)})"
+    name, video = next(iter(recipe.videos.items()))
+    path = Path(video.weights)
+    if path.stem == name:
+        return str(path.parent)
+    return f"{path.name} ({keys.short(keys.key(video.modules))})"
 
 
 def _tell_others(folder: Path, recipe: Recipe, progress: Progress) -> None:

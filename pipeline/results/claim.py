@@ -26,7 +26,7 @@ _held: dict[Path, tuple[IO[bytes], Mapping[str, Any]]] = {}
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """The block in which no other process writes the folder's tables; it waits for its turn."""
+    """The block in which no other process puts files into the folder; it waits for its turn."""
     with _open(out, "lock") as file:
         _lock(file, fcntl.LOCK_EX)
         yield

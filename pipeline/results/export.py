@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.results.claim import alone
 from pipeline.results.made import Ledger, draft_folder, listed_videos, refuse_foreign
 from pipeline.results.overlays import VideoFile, overlay, write_mask, write_picture
 from stages.frames import FrameReader
@@ -165,7 +166,8 @@ def export_video(result: VideoResult, out: Path) -> bool:
     try:
         with draft_folder(out) as draft:
             _draw(result, *places(draft, result.name))
-            _put(draft, out, result)
+            with alone(out):
+                _put(draft, out, result)
     except OSError as error:
         raise UserError(
             f"video {result.name}: cannot write to {out} ({error.strerror or error}); free some "

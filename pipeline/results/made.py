@@ -5,7 +5,7 @@
     OUT/.made/report         the tables, run.json and the report
     OUT/.made/sweep          sweep.csv and sweep.html, where OUT is a sweep's
     OUT/.made/settings       what all videos of the folder were made with
-    OUT/.made/lock           held while the tables are written
+    OUT/.made/lock           held while files are put into their places
     OUT/.made/use            held while a run works
     OUT/.made/drafts/        files in the making
 
