@@ -23,11 +23,12 @@ from pipeline.commands import engine
 from pipeline.errors import UserError
 from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
+from pipeline.reports import read_run
 from pipeline.results.apart import check_apart
 from pipeline.results.claim import claim, release
 from pipeline.results.export import VideoResult, export_video, exported
 from pipeline.results.made import GRACE, sweep
-from pipeline.results.tables import report_is_current
+from pipeline.results.tables import report_is_current, unreported
 from stages.frames import open_frames
 from tests.test_export import files, gather, result
 from tests.tiny_run import FRAMES, ROOT, command, environment, ran, write_dataset, write_weights
@@ -299,6 +300,13 @@ def test_settings_are_not_mixed_in_a_folder(tmp_path: Path) -> None:
     claim(tmp_path, SETTINGS | {"tubes.edges": 0}, {"tubes.edges": 0}, ["walk"])
     claim(tmp_path, other, {"tubes.edges": 0}, ["walk", "run", "more"])
     release(tmp_path)
+    gather(tmp_path, result("walk"))
+    assert set(read_run(tmp_path)["videos"]) == {"walk"}
+    assert unreported(tmp_path) == ["run"]
+    (tmp_path / ".made/settings").unlink()
+    recorded = {"dataset": "davis17", "split": "val", "matches.rho_reid": 0.8}
+    with pytest.raises(UserError, match=r"holds run, .*rho_reid: 0.8 there, 0.9 here"):
+        claim(tmp_path, recorded | {"matches.rho_reid": 0.9}, {"matches.templates": 20}, ["walk"])
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,9 @@ def take(folder: Path, recipe: Recipe) -> None:
     """Claim an output folder for a run's settings; UserError if it is another run's."""
     from pipeline.results.claim import claim
 
-    defaults = _flat(RunSettings().to_dict())
     here = {"dataset": recipe.dataset, "split": recipe.split, "weights": _weights(recipe)}
-    claim(folder, here | _flat(recipe.settings.to_dict()), defaults, recipe.videos)
+    settings = here | _flat(recipe.settings.to_dict())
+    claim(folder, settings, here | _flat(RunSettings().to_dict()), recipe.videos)
 
 
 def _flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,15 +38,15 @@ def claim(
 ) -> None:
     """Work in an output folder until release() or the end of the process.
 
-    settings: what all of its videos are made with, by name. defaults: values of what another
-    version does not know. UserError if other videos there were made with other settings, or if
+    settings: what all of its videos are made with, by name. defaults: values of what was not
+    recorded. UserError if other videos there were made with other settings, or if
     a run with other settings is at work.
     """
     mine = _held.get(out)
     if mine and mine[1] == settings:
         return
     with alone(out):
-        there = read_record(out / MADE / "settings")
+        there = read_record(out / MADE / "settings") or _of_run(out)
         differing = _differences(there, settings, defaults)
         others = sorted(present(out) - set(videos))
         if differing and others:
@@ -61,6 +62,10 @@ def claim(
                 f"{out}: a run with other settings is at work there ({differing}); wait for its "
                 "end, or give another folder as --output"
             )
+        if differing:
+            # All videos there are this run's: none may be reported with rows of the other one.
+            for rows in (out / MADE).glob("*.rows"):
+                rows.unlink()
         if there != settings:
             write_record(out / MADE / "settings", settings)
         _lock(file, fcntl.LOCK_SH)
@@ -89,6 +94,19 @@ def _differences(
     values = [(n, there.get(n, defaults.get(n)), here.get(n, defaults.get(n))) for n in names]
     found = [f"{name}: {a} there, {b} here" for name, a, b in values if a != b]
     return listed(found)
+
+
+def _of_run(out: Path) -> dict[str, Any]:
+    """What is known from run.json, where no settings were recorded or the record is damaged."""
+    try:
+        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        parts = run["settings"].items()
+        known = {
+            f"{part}.{name}": value for part, values in parts for name, value in values.items()
+        }
+        return {"dataset": run["dataset"], "split": run["split"]} | known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _open(out: Path, name: str) -> IO[bytes]:
