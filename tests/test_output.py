@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -510,8 +511,11 @@ def test_two_runs_with_different_settings_at_once(data: Data, tmp_path: Path) ->
     while not (out / ".made/settings").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.01)
+    time.sleep(0.1)  # it holds the lock of the records for a moment more
+    first.send_signal(signal.SIGSTOP)
     second = data.start(out, "ant")
     _, said = second.communicate(timeout=300)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode != 0
     assert said.startswith(f"ERROR: {out}: a run with other settings is at work there (tracklets.")
     assert said.count("\n") == 1

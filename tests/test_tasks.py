@@ -256,6 +256,7 @@ def test_a_video_of_twice_the_size_is_segmented_alike(
         split="all",
         variant=variant,
         set="frames.height=56,tubes.edges=0",
+        output=place.folder / "sizes",
     )
     for stage in ("features", "flow", "search", "evidence", "matches", "tracklets"):
         large, small = (
@@ -269,7 +270,7 @@ def test_a_video_of_twice_the_size_is_segmented_alike(
         assert large or variant == "msk"
     for j in range(4):
         large, small = (
-            np.asarray(Image.open(place.out / "masks" / name / f"{j:05d}.png"))
+            np.asarray(Image.open(place.folder / "sizes" / "masks" / name / f"{j:05d}.png"))
             for name in ("large", "small")
         )
         assert large.shape == (112, 144)

@@ -9,7 +9,6 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -158,15 +157,11 @@ def report_of(recipe: Recipe, folder: Path) -> Report:
 
 def take(folder: Path, recipe: Recipe) -> None:
     """Claim an output folder for a run's settings; UserError if it is another run's."""
-    from pipeline.results.claim import claim
+    from pipeline.results.claim import claim, flat
 
     here = {"dataset": recipe.dataset, "split": recipe.split, "weights": _weights(recipe)}
-    settings = here | _flat(recipe.settings.to_dict())
-    claim(folder, settings, here | _flat(RunSettings().to_dict()), recipe.videos)
-
-
-def _flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{part}.{name}": v for part, values in settings.items() for name, v in values.items()}
+    settings = here | flat(recipe.settings.to_dict())
+    claim(folder, settings, here | flat(RunSettings().to_dict()), recipe.videos)
 
 
 def _weights(recipe: Recipe) -> str:

@@ -100,13 +100,14 @@ def _of_run(out: Path) -> dict[str, Any]:
     """What is known from run.json, where no settings were recorded or the record is damaged."""
     try:
         run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        parts = run["settings"].items()
-        known = {
-            f"{part}.{name}": value for part, values in parts for name, value in values.items()
-        }
-        return {"dataset": run["dataset"], "split": run["split"]} | known
+        return {"dataset": run["dataset"], "split": run["split"]} | flat(run["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def flat(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings by full name, from settings by section."""
+    return {f"{part}.{name}": v for part, values in settings.items() for name, v in values.items()}
 
 
 def _open(out: Path, name: str) -> IO[bytes]:
