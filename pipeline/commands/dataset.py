@@ -110,7 +110,7 @@ class Report(Step):
             Export(video=v, run_digest=self.run_digest, folder=self.folder) for v in recipe.videos
         )
         wanted = {video: chain.keys(recipe, video) for video in recipe.videos}
-        current = report_is_current(Path(self.folder), wanted)
+        current = report_is_current(Path(self.folder), recipe.settings.to_dict(), wanted)
         return current and all(task.complete() for task in exports)
 
     def make(self, progress: Progress) -> None:

@@ -93,15 +93,20 @@ def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[Non
         ledger.finish([*files, PAGE], VERSION)
 
 
-def report_is_current(out: Path, keys: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether tables, run.json and report are whole and show these videos.
+def report_is_current(
+    out: Path, settings: Mapping[str, Mapping[str, Any]], keys: Mapping[str, Mapping[str, str]]
+) -> bool:
+    """Whether tables, run.json and report are whole and show these settings and videos.
 
     keys: of every artifact, by video and label.
     """
     if not _ledger(out).whole(VERSION):
         return False
-    videos = json.loads((out / "run.json").read_text(encoding="utf-8"))["videos"]
-    return all(video in videos and videos[video]["keys"] == made for video, made in keys.items())
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    videos = run["videos"]
+    return run["settings"] == settings and all(
+        video in videos and videos[video]["keys"] == made for video, made in keys.items()
+    )
 
 
 def refuse_foreign_report(out: Path) -> None:
