@@ -14,7 +14,7 @@ import luigi
 
 from cache import keys
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import report_of
 from pipeline.commands.options import Planned, VariantOptions
 from pipeline.errors import UserError
 from pipeline.paper.published import PER_DATASET, PER_VIDEO, TUNED
@@ -77,6 +77,10 @@ class Ablation(VariantOptions, Step):
             if self.server_scores:
                 self._check_unscored()
                 self.server = server_scores(Path(self.server_scores), self.planned.recipes)
+            self.reports = {
+                name: report_of(recipe, self.top / name)
+                for name, recipe in self.planned.recipes.items()
+            }
             if engine.commanded() and self.complete():
                 print(f"nothing to do: {self.top} is up to date", flush=True)
 
@@ -95,10 +99,7 @@ class Ablation(VariantOptions, Step):
         return Path(self.output or f"runs/{self.dataset}-{self.split}-ablation").absolute()
 
     def requires(self) -> dict[str, luigi.Task]:
-        return {
-            name: Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.planned.recipes.items()
-        }
+        return dict(self.reports)
 
     def complete(self) -> bool:
         try:

@@ -8,15 +8,22 @@ from __future__ import annotations
 import itertools
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import luigi
 
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import report_of
 from pipeline.commands.options import DatasetOptions
 from pipeline.errors import UserError
 from pipeline.plan.settings import parse, parse_set, run_name
+
+if TYPE_CHECKING:
+    from pipeline.results.made import Ledger
+
+FILES = "sweep.csv", "sweep.html"
+PAGES = 1
+"""version of FILES; a new number writes them anew"""
 
 
 class SweepThreshold(DatasetOptions, luigi.Task):
@@ -44,6 +51,7 @@ class SweepThreshold(DatasetOptions, luigi.Task):
             settings = [dict(zip(given, values, strict=True)) for values in combined]
             self.values = {run_name(swept): swept for swept in map(self._swept, settings)}
             self.recipes = {run_name(self._swept(values)): self.plan(values) for values in settings}
+            self.reports = [report_of(made, self.top / n) for n, made in self.recipes.items()]
             if engine.commanded() and self.complete():
                 print(f"nothing to do: {self.top} is up to date", flush=True)
 
@@ -57,18 +65,10 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         folder = self.folder(next(iter(self.recipes.values())))
         return folder if self.output else folder.with_name(f"{folder.name}-sweep")
 
-    @property
-    def reports(self) -> list[Report]:
-        """The runs, in the order of their values."""
-        return [
-            Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.recipes.items()
-        ]
-
     def complete(self) -> bool:
-        written = self.top / "sweep.csv"
-        if not (written.exists() and (self.top / "sweep.html").exists()):
+        if not self._ledger().whole(PAGES):
             return False
+        written = self.top / FILES[0]
         runs_done = all(report.complete() for report in self.reports)
         return runs_done and written.read_text(encoding="utf-8") == self.table()
 
@@ -79,12 +79,21 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         folders = {self.top / name: swept for name, swept in self.values.items()}
         return join_sweep(folders).to_csv(index=False, lineterminator="\n")
 
-    def run(self) -> Generator[Report, Any, None]:
+    def run(self) -> Generator[luigi.Task, Any, None]:
         # One value after the other: runs at the same time would each propagate what they share.
         for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
             yield report
         from pipeline.pages.sweep import sweep_html
         from pipeline.results.files import write_text
 
-        write_text(self.top / "sweep.csv", self.table())
-        print(f"sweep: {sweep_html(self.top)}", flush=True)
+        self._ledger().begin(FILES, known=FILES)
+        write_text(self.top / FILES[0], self.table())
+        page = sweep_html(self.top)
+        self._ledger().finish(FILES, PAGES)
+        print(f"sweep: {page}", flush=True)
+
+    def _ledger(self) -> Ledger:
+        """What was written of the sweep as a whole."""
+        from pipeline.results.made import SWEEP, Ledger
+
+        return Ledger(self.top, SWEEP)

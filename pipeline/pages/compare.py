@@ -126,8 +126,13 @@ def _change(a: Image, b: Image, video: str) -> float:
 def _read(mask: Path) -> Image:
     from PIL import Image as Pillow
 
-    with Pillow.open(mask) as file:
-        return np.asarray(file)
+    try:
+        with Pillow.open(mask) as file:
+            return np.asarray(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{mask}: cannot be read ({error}); run the same command again to mend it"
+        ) from error
 
 
 def _row(name: str, scores: pd.DataFrame, changes: npt.NDArray[np.float64]) -> VideoRow:

@@ -39,7 +39,7 @@ from pipeline.paper.published import (
 from pipeline.paper.server import Scores
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, FULL
-from pipeline.results.files import write_csv
+from pipeline.results.files import read_table, write_csv
 
 ABLATION = {
     "table": "int64",
@@ -128,7 +128,7 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     path = out / "tables" / f"{name}.csv"
     if not path.is_file():
         raise UserError(f"{path}: no ablation to read; give the --output of an Ablation")
-    return reports.read_table(path, columns)
+    return read_table(path, columns)
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,24 @@ def mask_digest(mask: MaskSource, digest: Digest) -> str:
     return found[0] if isinstance(mask, Path) else keys.key({"layers": found})
 
 
+def sources(made: Recipe) -> dict[Path, str]:
+    """What a run reads, each with what it is: files, and folders that are read as a whole."""
+    from stages.frames import mask_files
+
+    found = {Path(video.weights): "the weights" for video in made.videos.values()}
+    if made.dataset == "clip":
+        return found | {Path(made.root or ""): "the clip", Path(made.masks or ""): "its masks"}
+    asked = Options(made.dataset, made.root, made.split, made.masks, tuple(made.videos))
+    for video in open_videos(asked):
+        files = video.frames
+        frames = {files} if isinstance(files, Path) else {path.parent for path in files}
+        found |= dict.fromkeys(frames, f"the frames of video {video.name}")
+        for masks, what in ((video.first_masks, "masks"), (video.annotations or {}, "annotations")):
+            folders = {path.parent for mask in masks.values() for path in mask_files(mask)}
+            found |= dict.fromkeys(folders, f"the {what} of video {video.name}")
+    return found
+
+
 def find_weights(asked: str, video: str) -> Path:
     """The weights file of a video: shipped under a name, the file, or its own in a folder."""
     shipped = Path(models.__file__).parent / "pretrained" / f"{asked}.safetensors"
