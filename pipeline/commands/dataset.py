@@ -25,6 +25,7 @@ from pipeline.commands import engine
 from pipeline.commands.options import RunOptions
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
+from pipeline.plan.profiles import EXTENDED
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
 from pipeline.run.progress import Progress
@@ -135,12 +136,15 @@ class Report(Step):
 def report_is_current(recipe: Recipe, folder: Path) -> bool:
     """Whether the folder's run.json and report are those of this recipe."""
     try:
-        videos = json.loads((folder / "run.json").read_text(encoding="utf-8"))["videos"]
+        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        made = {video: about["keys"] for video, about in run["videos"].items()}
+        # A run of before profiles had this one.
+        profile = run["settings"]["run"].get("profile", EXTENDED)
     except (OSError, ValueError, KeyError):
         return False
-    made = {video: about["keys"] for video, about in videos.items()}
     wanted = {video: chain.keys(recipe, video) for video in recipe.videos}
-    return made == wanted and (folder / "report.html").exists()
+    same = made == wanted and profile == recipe.settings.run.profile
+    return same and (folder / "report.html").exists()
 
 
 def run_of(recipe: Recipe) -> Run:

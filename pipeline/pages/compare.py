@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.pages.page import line, picture, write_page
+from pipeline.plan.settings import described
 from pipeline.reports import DIFFERENCES, differences, per_frame, read_run, results, rule_used
 from pipeline.results.overlays import encode_picture
 from pipeline.results.scores import last_iteration, totals
@@ -45,6 +46,7 @@ def compare_html(a: str | Path, b: str | Path, output: str | Path | None = None)
         Path(output) if output else folders[0] / f"compare-{folders[1].resolve().name}.html",
         "compare.html",
         names=[str(folder) for folder in folders],
+        profiles=[described(run["settings"]) for run in runs],
         runs=runs,
         alone=[sorted(set(one["videos"]) - set(common)) for one in runs],
         means=[_means(folder, run, common) for folder, run in zip(folders, runs, strict=True)],
