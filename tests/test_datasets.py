@@ -171,7 +171,7 @@ def test_missing_masks_are_named(tmp_path: Path) -> None:
 def test_real_davis() -> None:
     root = SHARED / "davis16"
     if not root.is_dir():
-        pytest.skip("the DAVIS 2016 training sequences are not beside this checkout")
+        pytest.skip("the DAVIS 2016 training sequences are not next to this checkout")
     found = open_dataset("davis16", root, "train")
     assert len(found.videos) == 30
     video = next(v for v in found.videos if v.name == "bear")

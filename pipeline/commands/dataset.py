@@ -12,16 +12,17 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import luigi
 
 from cache import keys
 from cache.store import LIBRARIES
 from pipeline.commands import engine
-from pipeline.commands.options import DatasetOptions
+from pipeline.commands.options import RunOptions
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root, sources
 from pipeline.plan.recipe import Recipe, read
@@ -38,16 +39,24 @@ BEGAN = time.time()
 """when this process started"""
 
 
-class RunDataset(DatasetOptions, luigi.WrapperTask):
+class RunDataset(RunOptions, luigi.WrapperTask):
     """Segment every video of a split, score it and write the report."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.recipe = self.plan(single(self.assignments()))
-            self.report = report_of(self.recipe, self.folder(self.recipe))
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.folder(self.recipe)} is up to date", flush=True)
+    @cached_property
+    @engine.command()
+    def recipe(self) -> Recipe:
+        """What is run; planned when it is first asked for."""
+        return self.plan(single(self.assignments()))
+
+    @cached_property
+    @engine.command()
+    def report(self) -> Report:
+        """The run's last task."""
+        return report_of(self.recipe, self.top)
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return self.folder(self.recipe)
 
     def requires(self) -> dict[str, luigi.Task]:
         return {"report": self.report}

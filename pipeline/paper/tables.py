@@ -1,6 +1,6 @@
 """Tables 1 to 5 and Fig. 6 of the paper, from the runs of an Ablation.
 
-Ablation (pipeline/commands/ablation.py) runs the variants; here their scores are set beside the
+Ablation (pipeline/commands/ablation.py) runs the variants; here their scores are set next to the
 paper's. The functions that read need nothing but the output folder:
 
     from pipeline.paper.tables import ablation
@@ -91,7 +91,7 @@ LEVELS = {
 
 
 def ablation(out: str | Path) -> pd.DataFrame:
-    """Tables 1, 3, 4 and 5: the rows of an Ablation beside the paper's and its peers'.
+    """Tables 1, 3, 4 and 5: the rows of an Ablation next to the paper's and its peers'.
 
     Columns (ABLATION): table int64; method str, the row as the paper names it; variant str,
     empty for another method; source str: run (measured here), paper, or peer (another method,

@@ -21,7 +21,7 @@ from cache.files import read_record, write_record
 from pipeline.errors import UserError
 from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
-from pipeline.plan.settings import RunSettings
+from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -52,9 +52,7 @@ class Options:
 
 def cache_root() -> Path:
     """The artifact root: DYENET_CACHE, else [cache] root in luigi.cfg, else ./artifacts."""
-    from luigi.configuration import get_config
-
-    found = os.environ.get("DYENET_CACHE") or get_config().get("cache", "root", "artifacts")
+    found = os.environ.get("DYENET_CACHE") or luigi_config().get("cache", "root", "artifacts")
     return Path(found).expanduser().absolute()
 
 
@@ -84,16 +82,8 @@ def open_video(root: Path, run_digest: str, video: str) -> Video:
     return open_videos(options)[0]
 
 
-def person_error(error: ValueError) -> Exception:
-    """What a stage or a weights file finds wrong, as a UserError; other errors as they are."""
-    from models.weights import BadWeights
-    from stages.frames import BadInput
-
-    return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
-
-
 def plan_run(options: Options, root: Path) -> Recipe:
-    """The recipe of a run. UserError for whatever is wrong with what was asked for."""
+    """The recipe of a run. One of MENDABLE for whatever is wrong with what was asked for."""
     options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:
@@ -191,17 +181,13 @@ def find_weights(asked: str, video: str) -> Path:
 
 
 def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
-    """Digest of each module of a weights file, kept by the digest of the file."""
+    """Digest of each module of a weights file, kept by the digest of the file; BadWeights."""
     memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
     if known := read_record(memo):
         return known
-    from models.weights import BadWeights
     from models.weights import module_digests as compute
 
-    try:
-        found = compute(path)
-    except BadWeights as error:
-        raise UserError(str(error)) from error
+    found = compute(path)
     # In a cache that cannot be written to they are computed again.
     with suppress(OSError):
         write_record(memo, found)

@@ -30,7 +30,7 @@ COLOURS = (
     "#d85aa8",
     "#8f9a1f",
 )
-"""of objects 1, 2, ... in overlays and in the report: told apart on light and dark alike"""
+"""of objects 1, 2, ... in overlays and in the report: distinct on light and dark alike"""
 TINT = 0.45
 """share of an object's colour inside it; its contour is pure colour"""
 CODECS = "mp4v", "avc1"
