@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from cache.files import BAD, TEMPORARY, CacheError, reporting, write_file
+from cache.files import (
+    BAD,
+    TEMPORARY,
+    CacheError,
+    reporting,
+    set_aside,
+    trouble,
+    write_file,
+)
 from cache.keys import key, short
 from cache.schemas import SCHEMAS
 from cache.store import Store
@@ -75,8 +83,12 @@ def record_run(
     """
     reached = {"keys": sorted({*keys}), "memo_keys": sorted({*memo_keys})}
     path = store.root / "runs" / run_id / f"{short(key(reached))}.json"
-    with reporting(path):
+    try:
         write_file(path, json.dumps({"time": time.time(), **reached}, indent=1).encode())
+    except OSError as error:
+        # One that is there says the same, of an earlier time.
+        if not path.exists():
+            raise trouble(path, error) from error
 
 
 def prune(
@@ -95,8 +107,8 @@ def prune(
     did reach: features and flow first, oldest first. Nothing younger than min_age_s
     goes, since a run under way may be about to use it. stages: only their files (and only
     they count for max_bytes). keep_runs: only the newest so many runs count; None: all.
-    Raises CacheError if a record cannot be read (what it reached would be lost) and for an
-    unknown stage.
+    Raises CacheError for an unknown stage and if a record is damaged (what it reached would be
+    lost), which is then set aside.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
         raise CacheError(
@@ -190,8 +202,17 @@ def _runs(store: Store, keep: int | None) -> tuple[list[Record], list[Path]]:
 
 
 def _load(path: Path) -> Record:
+    """A record; CacheError if it is damaged. Those in a run's folder are named after their keys."""
     try:
         record = json.loads(path.read_bytes())
-        return Record(time=record["time"], keys=record["keys"], memo_keys=record["memo_keys"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} is no record of a run: remove it to prune") from error
+        keys, memo_keys = record["keys"], record["memo_keys"]
+        name = short(key({"keys": keys, "memo_keys": memo_keys}))
+        if path.parent.name == "runs" or path.stem == name:
+            return Record(time=float(record["time"]), keys=keys, memo_keys=memo_keys)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    set_aside(path)
+    raise CacheError(
+        f"{path} is damaged, and set aside: run its command once more, which records anew what it "
+        "reaches, or prune again without it"
+    )

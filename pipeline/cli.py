@@ -6,6 +6,7 @@ Arguments are parsed before anything heavy is imported.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,10 +78,10 @@ def parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
     prune.add_argument("--delete", action="store_true", help="delete; without it, only list")
     prune.add_argument("--stages", default="", help="only these: features,flow")
-    prune.add_argument("--max-gb", type=float, help="then also delete until no more is left")
+    prune.add_argument("--max-gb", type=_amount, help="then also delete until no more is left")
     prune.add_argument(
         "--min-age",
-        type=float,
+        type=_amount,
         default=1.0,
         metavar="HOURS",
         help="keep what is younger (default: 1)",
@@ -123,6 +124,14 @@ def parser() -> argparse.ArgumentParser:
         "--tables", choices=("csv", "parquet"), help="also write every table to RUN/tables/"
     )
     report.set_defaults(command=_report)
+
+    table5 = commands.add_parser("table5", help="the paper's Table 5 with runs on several datasets")
+    table5.add_argument("runs", type=Path, nargs="*", help="--output folders of runs of dyenet")
+    table5.add_argument(
+        "--online", type=Path, nargs="+", default=[], help="those of runs after online training"
+    )
+    table5.add_argument("--output", type=Path, help="also write the table to this CSV")
+    table5.set_defaults(command=_table5)
 
     artifacts = commands.add_parser("artifacts", help="what the cache holds")
     artifacts.add_argument("stage", nargs="?", help="list the files of this stage")
@@ -180,6 +189,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
 
 
+def _amount(text: str) -> float:
+    """A number from 0, as argparse reads it."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+_amount.__name__ = "amount"
+
+
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -225,10 +245,12 @@ def recipe_of(given: argparse.Namespace) -> Recipe:
 def _status(given: argparse.Namespace) -> int:
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
+    from pipeline.plan.settings import described
     from pipeline.plan.status import status
 
-    video = ""
-    for state in status(recipe_of(given), Store(cache_root())):
+    recipe, video = recipe_of(given), ""
+    print(f"profile: {described(recipe.settings.to_dict())}")
+    for state in status(recipe, Store(cache_root())):
         if state.video != video:
             video = state.video
             print(video)
@@ -291,6 +313,17 @@ def _report(given: argparse.Namespace) -> int:
         print(report_html(given.run))
     if given.tables:
         print(*save_tables(given.run, given.tables), sep="\n")
+    return 0
+
+
+def _table5(given: argparse.Namespace) -> int:
+    from pipeline.paper.tables import table5
+    from pipeline.results.files import write_csv
+
+    table = table5(given.runs, given.online)
+    print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
+    if given.output:
+        write_csv(given.output, table)
     return 0
 
 

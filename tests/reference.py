@@ -184,50 +184,16 @@ def extend(
     return start.frame - len(before), [b for b, _ in whole], [m for _, m in whole]
 
 
-def linked(
-    tracklets: Sequence[Any],
-    frames: int,
-    size: tuple[int, int],
-    limits: tuple[float, float],
-) -> tuple[list[int], list[list[int]], list[bool]]:
-    """Object IDs, owner of each object and frame, which tracklets are merged."""
-    ids = sorted({t.start.object_id for t in tracklets})
-    tubes = {i: [-1] * frames for i in ids}
-    merged = [False] * len(tracklets)
-    ranked = order([t.start for t in tracklets])
-    for n in ranked:
-        t = tracklets[n]
-        mine = t.start.object_id
-        span = range(t.first, t.first + len(t.masks))
-        clash = rival = False
-        for i in ids:
-            values = [
-                overlap(mask_of(t, j, size), mask_of(tracklets[tubes[i][j]], j, size))
-                for j in span
-                if tubes[i][j] >= 0
-            ]
-            if values:
-                mean = sum(values) / len(values)
-                clash |= i == mine and mean < limits[0]
-                rival |= i != mine and mean > limits[1]
-        begins = t.start.given or all(o < 0 for o in tubes[mine])
-        if begins or not (clash or rival):
-            merged[n] = True
-            for j in span:
-                if tubes[mine][j] < 0:
-                    tubes[mine][j] = n
-        elif rival or t.iteration > 1 or t.start.similarity <= 1:
-            continue
-        elif tubes[mine][t.start.frame] < 0:
-            merged[n] = True
-            ahead = [j for j in span if j >= t.start.frame]
-            behind = [j for j in reversed(span) if j < t.start.frame]
-            for way in (ahead, behind):
-                for j in way:
-                    if tubes[mine][j] >= 0:
-                        break
-                    tubes[mine][j] = n
-    return ids, [tubes[i] for i in ids], merged
+def agreement(
+    tracklet: Any, tracklets: Sequence[Any], tube: Sequence[int], size: tuple[int, int]
+) -> float | None:
+    """Mean IoU of a tracklet with a tube's owners (T,), -1 none; None if they share no frame."""
+    values = [
+        overlap(mask_of(tracklet, j, size), mask_of(tracklets[tube[j]], j, size))
+        for j in range(tracklet.first, tracklet.first + len(tracklet.masks))
+        if tube[j] >= 0
+    ]
+    return sum(values) / len(values) if values else None
 
 
 def cosine(a: Sequence[float], b: Sequence[float]) -> float:

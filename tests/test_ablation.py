@@ -2,56 +2,84 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from models.config import Architecture
-from models.weights import build, save
-from pipeline import Ablation, reports
+from models.weights import build, load_modules, save
+from pipeline import Ablation, RunDataset, reports
+from pipeline.cli import main
 from pipeline.commands import engine
 from pipeline.errors import UserError
 from pipeline.pages.ablation import HEIGHT, chart
 from pipeline.paper.attributes import attributes, box_areas, parse_sizes, scale_varies, size_class
-from pipeline.paper.published import GAIN_OVER, PUBLISHED, RETRIEVAL
+from pipeline.paper.published import (
+    GAIN_OVER,
+    PER_DATASET,
+    PER_VIDEO,
+    PUBLISHED,
+    RETRIEVAL,
+    Published,
+)
 from pipeline.paper.tables import (
     ABLATION,
     CATEGORIES,
     INSTANCES,
     ablation,
     categories,
-    in_paper_form,
     instances,
 )
 from pipeline.plan.variants import BUILT_UP
+from tests.test_layouts import segtrack, youtube
 from tests.test_report import Page
 from tests.tiny_run import command, ran, write_dataset, write_weights
-
-PAPER = Path(__file__).parents[2] / "shared" / "paper-dyenet.txt"
 
 # --- what the paper prints -----------------------------------------------------------
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="needs the paper's text next to the project")
 def test_published_figures_are_those_of_the_paper() -> None:
-    text = " ".join(PAPER.read_text().split())
-    for row in PUBLISHED:
-        if row.table != 5:
-            assert f"{row.J} {row.F} {row.G}" in text, row
-    for method in {row.method for row in PUBLISHED if row.table == 5}:
-        cells = [row.J for row in PUBLISHED if row.table == 5 and row.method == method]
-        assert " ".join("-" if value is None else str(value) for value in cells) in text, method
-    for n, line in enumerate(("Iter. 1", "Iter. 2", "Iter. 3+")):
-        figures = [str(value) for iterations in RETRIEVAL.values() for value in iterations[n]]
-        assert f"{line} {' '.join(figures)}" in text
+    """tests/data/published.csv: Tables 1 to 5 as printed, a line a row, of Table 2 an iteration."""
+    with (Path(__file__).parent / "data" / "published.csv").open(encoding="utf-8") as file:
+        printed = [tuple(row) for row in csv.reader(file)][1:]
+    rows = [line_of(row) for row in PUBLISHED if row.table != 5]
+    assert sorted(printed) == sorted([*rows, *table_2(), *table_5()])
+
+
+def line_of(row: Published, *cells: float | None) -> tuple[str, ...]:
+    """A row as tests/data/published.csv holds it; cells: its figures, if not its own."""
+    figures = cells or (row.J, row.F, row.G, *([row.delta_G] if row.table == 3 else []))
+    about = PER_DATASET in row.online, PER_VIDEO in row.online, row.ensemble
+    return (str(row.table), row.method, *("yes" if it else "" for it in about), shown(figures))
+
+
+def shown(figures: Iterable[float | None]) -> str:
+    return " ".join("-" if value is None else str(value) for value in figures)
+
+
+def table_2() -> Iterator[tuple[str, ...]]:
+    for n, iteration in enumerate(("Iter. 1", "Iter. 2", "Iter. 3+")):
+        cells = [value for found in RETRIEVAL.values() for value in found[n]]
+        yield "2", iteration, "", "", "", shown(cells)
+
+
+def table_5() -> Iterator[tuple[str, ...]]:
+    cells = [row for row in PUBLISHED if row.table == 5]
+    places = ["davis16", "segtrackv2", "youtube-objects"]
+    for row in zip(cells[::3], cells[1::3], cells[2::3], strict=True):
+        assert [cell.dataset for cell in row] == places
+        yield line_of(row[0], *(cell.J for cell in row))
 
 
 def test_printed_gains_are_differences_of_the_rows_named() -> None:
@@ -154,14 +182,23 @@ def test_chart_keeps_to_its_groups() -> None:
 ATTRIBUTES = "video,object,occlusion,pose\nant,1,none,no\nant,3,heavy,yes\nbee,1,heavy,\n"
 
 
+TUNING = "iterations=2,clips=1,frames=2,height=56,queue=8,boxes=2,rate=0.5"
+
+
+def write_halved(path: Path, **changed: int) -> Path:
+    """write_weights() in float16, as training leaves them."""
+    write_weights(path, **changed)
+    save(path, Architecture.tiny(), load_modules(path), {}, torch.float16)
+    return path
+
+
 class Place:
     """A folder with a dataset, weights and what an Ablation of them left."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.out, self.cache = folder, folder / "out", folder / "cache"
         write_dataset(folder / "data")
-        write_weights(folder / "offline.safetensors")
-        write_weights(folder / "online.safetensors", reid=1, remp=1, remp_plain=1, msk=1)
+        write_halved(folder / "offline.safetensors")
         (folder / "attributes.csv").write_text(ATTRIBUTES)
 
     def options(self, **changed: str) -> dict[str, str]:
@@ -182,18 +219,26 @@ class Place:
         options = {n: v for n, v in self.options(**changed).items() if n not in leave}
         return [part for n, v in options.items() for part in (f"--{n.replace('_', '-')}", v)]
 
-    def ablate(self) -> str:
-        """Run the command; what it said."""
-        flags = ["Ablation", "--local-scheduler", *self.flags()]
-        done = command("luigi", *flags, cache=self.cache, cwd=self.folder)
+    def luigi(self, *arguments: object) -> str:
+        """Run a task; what it said."""
+        done = command("luigi", *arguments, "--local-scheduler", cache=self.cache, cwd=self.folder)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def tune(self) -> None:
+        """Train online.safetensors, so briefly and fast that masks change."""
+        self.luigi(
+            *("FinetuneOnFirstFrames", "--dataset", "davis17", "--root", self.folder / "data"),
+            *("--weights", self.folder / "offline.safetensors", "--set", TUNING),
+            *("--output", self.folder / "online.safetensors"),
+        )
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     place = Place(tmp_path_factory.mktemp("ablation"))
-    tasks = ran(place.ablate())
+    place.tune()
+    tasks = ran(place.luigi("Ablation", *place.flags()))
     assert tasks["ant"].count("flow") == tasks["ant"].count("features") == 1
     assert tasks["ant"].count("frames") == tasks["ant"].count("proposals") == 1
     assert tasks[""].count("report") == 2 * len(BUILT_UP) and tasks[""].count("ablation") == 1
@@ -208,7 +253,8 @@ def test_every_row_of_ours_is_of_its_run(place: Place) -> None:
     assert {name: str(kind) for name, kind in table.dtypes.items()} == ABLATION
     ours = table[table["source"] == "run"]
     scores = {name: reports.per_iteration(place.out / name).iloc[-1] for name in RUNS}
-    assert len({row["G"] for row in scores.values()}) > 4
+    for variant in BUILT_UP:
+        assert scores[variant]["G"] != scores[f"{variant}-online"]["G"], variant
     assert ours.groupby("table")["method"].count().to_dict() == {1: 3, 3: 5, 4: 2, 5: 2}
     for row in ours.to_dict("records"):
         run = scores[row["variant"] + ("-online" if row["per_dataset"] else "")]
@@ -220,11 +266,36 @@ def test_every_row_of_ours_is_of_its_run(place: Place) -> None:
     assert np.isnan(gains["MSK"])
 
 
+HEADS = {
+    1: "Method,Source,J-mean,F-mean,G-mean",
+    2: "Source,rho_reid,Iteration,Precision,Recall,G-mean",
+    3: "Method,Source,J-mean,F-mean,G-mean,delta G-mean",
+    4: "Method,Source,per-dataset,per-video,J-mean,F-mean,G-mean",
+    5: "Method,Source,per-dataset,per-video,DAVIS16,SegTrackv2,YoutbObjs,davis17 val",
+}
+LINES = {
+    1: "Re-MP, full|paper|67.3|71.0|69.1",
+    2: "paper|0.9|1|97.0|16.0|72.3",
+    3: "+ Re-ID|paper|65.8|70.5|68.2|7.2",
+    4: "OnAVOS†|peer|yes|yes|53.4|59.6|56.5",
+    5: "DyeNet|paper|yes||86.2|78.7|79.6|",
+}
+"""one printed line of each table"""
+
+
 def test_tables_have_the_papers_form(place: Place) -> None:
-    for n in (1, 3, 4, 5):
-        written = pd.read_csv(place.out / "tables" / f"table{n}.csv", dtype=str)
-        form = in_paper_form(ablation(place.out), n)
-        assert list(written.columns) == list(form.columns) and len(written) == len(form)
+    """In percent, with a line of ours below each line of the paper's."""
+    for n in HEADS:
+        written = pd.read_csv(place.out / f"tables/table{n}.csv", dtype=str, keep_default_na=False)
+        assert ",".join(written.columns) == HEADS[n]
+        assert LINES[n] in {"|".join(row) for row in written.itertuples(index=False)}
+        if n != 2:
+            sources = written["Source"].tolist()
+            below = [after for source, after in itertools.pairwise(sources) if source == "paper"]
+            assert below == ["run"] * sources.count("paper")
+    one = pd.read_csv(place.out / "tables/table1.csv").query("Source == 'run'")
+    g = reports.per_iteration(place.out / "remp").iloc[-1]["G"]
+    assert one.set_index("Method").loc["Re-MP, full", "G-mean"] == round(100 * g, 1)
     five = pd.read_csv(place.out / "tables" / "table5.csv").set_index(["Method", "Source"])
     assert five.loc[("OSVOS", "peer"), ["DAVIS16", "SegTrackv2", "YoutbObjs"]].tolist() == [
         79.8,
@@ -330,6 +401,170 @@ def test_what_the_weights_lack_stays_out(
     save(bare, a, {"trunk": build("trunk", a)}, {})
     with pytest.raises(UserError, match="holds no msk, which variant msk needs"):
         Ablation(**{**options, "weights": str(bare), "msk_weights": str(bare)}).complete()
+
+
+def test_what_online_training_left_as_it_was_stays_out(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    half = write_halved(place.folder / "half.safetensors", reid=1, remp=1, remp_plain=1)
+    out = place.folder / "half"
+    options = place.options(online_weights=str(half), videos="bee", output=str(out), attributes="")
+    assert engine.build(Ablation(**options))
+    reason = f"msk-online is left out: weights {half}: online training left msk unchanged"
+    assert reason in (out / "ablation.html").read_text()
+    three = pd.read_csv(out / "tables/table3.csv").query("Source == 'run'").set_index("Method")
+    assert three["G-mean"].isna().tolist() == [True, False, False, False, False]
+    assert np.isnan(three.loc["Re-MP, full", "delta G-mean"])
+    assert not (out / "msk-online").exists()
+    # One video that a folder of weights did not touch makes the row none after online training.
+    folder = place.folder / "folder"
+    folder.mkdir()
+    for video, name in (("ant", "online"), ("bee", "half")):
+        (folder / f"{video}.safetensors").symlink_to(place.folder / f"{name}.safetensors")
+    left_out = Ablation(**place.options(online_weights=str(folder))).planned.left_out
+    assert list(left_out) == ["msk-online"] and "bee.safetensors" in left_out["msk-online"]
+
+
+def test_runs_may_have_weights_of_their_own(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table 1's two rows of Re-MP with a trunk each, and MSK tuned in a file of its own."""
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    plain = write_weights(place.folder / "plain.safetensors", trunk=1, remp_plain=1)
+    half, tuned = place.folder / "offline.safetensors", place.folder / "online.safetensors"
+    task = Ablation(
+        **place.options(
+            online_weights=str(half),
+            weights_for=f"remp-no-attention={plain},msk-online={tuned}",
+        )
+    )
+    used = {name: recipe.videos["ant"].weights for name, recipe in task.planned.recipes.items()}
+    assert used["remp-no-attention"] == str(plain) and used["remp"] == str(half)
+    assert used["msk-online"] == str(tuned) and set(task.planned.left_out) == {
+        "remp-online",
+        "dyenet-online",
+    }
+    for wrong in ("remp-plain=x", "msk"):
+        with pytest.raises(UserError, match=f"--weights-for {wrong}: give RUN=FILE; runs are msk,"):
+            Ablation(**place.options(weights_for=wrong)).complete()
+
+
+# --- scores of the server ------------------------------------------------------------
+
+SERVED = """run,J&F-Mean,J-Mean,J-Recall,F-Mean
+dyenet,0.625,0.602,0.7,0.648
+msk-online,0.517,0.509,0.5,0.526
+remp-online,0.610,0.591,0.6,0.628
+"""
+
+
+@pytest.fixture
+def unscored(place: Place, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Options over a split whose annotations are not public."""
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    data = place.folder / "test-dev"
+    if not data.exists():
+        write_dataset(data)
+        (data / "ImageSets/2017/val.txt").rename(data / "ImageSets/2017/test-dev.txt")
+        for path in data.glob("Annotations/480p/*/0000[1-9].png"):
+            path.unlink()
+    changed = {"root": str(data), "split": "test-dev", "attributes": "", "videos": "bee"}
+    return place.options(**changed, output=str(place.folder / "served"))
+
+
+def test_scores_of_the_server_fill_tables_3_and_4(place: Place, unscored: dict[str, str]) -> None:
+    path = place.folder / "server.csv"
+    path.write_text(SERVED)
+    assert engine.build(Ablation(**unscored, server_scores=str(path)))
+    out = place.folder / "served"
+    three, four = (
+        pd.read_csv(out / f"tables/table{n}.csv").query("Source == 'run'").set_index("Method")
+        for n in (3, 4)
+    )
+    columns = ["J-mean", "F-mean", "G-mean"]
+    assert three.loc["MSK", columns].tolist() == [50.9, 52.6, 51.7]
+    assert three.loc["Re-MP, full", "delta G-mean"] == 9.3
+    assert three.loc["+ Re-ID", columns].isna().all()
+    assert four.loc["DyeNet (offline)", columns].tolist() == [60.2, 64.8, 62.5]
+    page = (out / "ablation.html").read_text()
+    assert "--server-scores</code> says: dyenet, msk-online, remp-online." in page
+    assert Ablation(**unscored, server_scores=str(path)).complete()
+    path.write_text(SERVED.replace("0.610", "0.611"))
+    assert not Ablation(**unscored, server_scores=str(path)).complete()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run,J-Mean,F-Mean\n", "lacks the column J&F-Mean"),
+        (SERVED.replace("dyenet,", "dye,"), "line 2: run 'dye' is none of msk,"),
+        (SERVED.replace("remp-online", "dyenet"), "line 4: run 'dyenet' is there twice"),
+        (SERVED.replace("0.509", "50.9"), "line 3: J-Mean is '50.9', must be a fraction"),
+        (SERVED.replace("0.648", ""), "line 2: F-Mean is '', must be a fraction"),
+    ],
+)
+def test_bad_scores_of_the_server(
+    unscored: dict[str, str], tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "server.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        Ablation(**unscored, server_scores=str(path)).complete()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_scored_here_takes_no_scores_of_the_server(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    with pytest.raises(UserError, match="split val of davis17 has annotations"):
+        Ablation(**place.options(server_scores="server.csv")).complete()
+
+
+# --- Table 5 -------------------------------------------------------------------------
+
+
+def davis16(root: Path) -> Path:
+    """One video of one object in the layout of DAVIS 2016."""
+    write_dataset(root, ("ant",))
+    (root / "ImageSets/2017").rename(root / "ImageSets/480p")
+    for path in root.glob("Annotations/480p/ant/*.png"):
+        Image.fromarray((np.array(Image.open(path)) == 1) * np.uint8(255)).save(path)
+    return root
+
+
+def test_table5_of_three_datasets(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(place.cache))
+    folder, weights = place.folder, str(place.folder / "offline.safetensors")
+    makers = {"davis16": davis16, "segtrackv2": segtrack, "youtube-objects": youtube}
+    for dataset, make in makers.items():
+        split = "val" if dataset == "davis16" else "all"
+        common = {"dataset": dataset, "root": str(make(folder / dataset)), "split": split}
+        common |= {"weights": weights, "max_iterations": "1", "precision": "fp32"}
+        assert engine.build(RunDataset(**common, output=str(folder / f"{dataset}-run")))
+    runs = [str(folder / f"{dataset}-run") for dataset in makers]
+    online, csv = str(place.out / "dyenet-online"), folder / "table5.csv"
+    capsys.readouterr()
+    assert main(["table5", *runs, "--online", online, "--output", str(csv)]) == 0
+    printed = capsys.readouterr().out
+    table = pd.read_csv(csv).set_index(["Method", "Source"])
+    j = [round(100 * reports.per_iteration(run).iloc[-1]["J"], 1) for run in (*runs, online)]
+    columns = ["DAVIS16", "SegTrackv2", "YoutbObjs", "davis17 val"]
+    assert table.loc[("DyeNet (offline)", "run"), columns].tolist()[:3] == j[:3]
+    assert table.loc[("DyeNet", "run"), "davis17 val"] == j[3]
+    assert table.loc[("DyeNet", "run"), "per-dataset"] == "yes"
+    assert table.loc[("DyeNet", "run"), columns[:3]].isna().all()
+    assert table.loc[("DyeNet", "paper"), columns].tolist()[:3] == [86.2, 78.7, 79.6]
+    line = next(row for row in printed.splitlines() if "DyeNet (offline)" in row and "run" in row)
+    assert line.split()[-4:] == [*(f"{value:.1f}" for value in j[:3]), "-"]
+    for wrong, message in (
+        ([*runs, runs[0]], "both of davis16 val; give one"),
+        ([str(place.out / "remp")], "a run of remp; Table 5 is of dyenet"),
+        ([str(place.out)], "no run to report on"),
+    ):
+        assert main(["table5", *wrong]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_no_ablation_is_one_clear_line(tmp_path: Path) -> None:

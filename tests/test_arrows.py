@@ -58,6 +58,7 @@ ROOMS = {
         "plan",
         "results",
         "reports",
+        "paper",
         "pages",
         "commands",
         "bench",

@@ -131,7 +131,9 @@ def test_status_says_why(
     cli.main(["status", *dataset, *fast])
     assert "missing" not in capsys.readouterr().out
     cli.main(["status", *dataset, *fast, "--set", "proposals.nms=0.5"])
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    profile, _, *rest = capsys.readouterr().out.splitlines()
+    assert profile.startswith("profile: extended, changed: ") and "proposals.nms=0.5" in profile
+    lines = dict(line.split(maxsplit=1) for line in rest)
     assert lines["features"] == "cached"
     assert lines["proposals"] == "missing: nms 0.7 -> 0.5"
     assert lines["embeddings"] == "missing: follows proposals"

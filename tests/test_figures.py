@@ -1,4 +1,4 @@
-"""Figs. 4 and 5: the attention of a tracklet, and the PNGs by the real command."""
+"""Figs. 4, 5 and 7: the attention of a tracklet, and the PNGs by the real command."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import DrawAttention, DrawComparison
+from pipeline import DrawAttention, DrawComparison, DrawExamples, RunDataset
 from pipeline.commands import engine
 from pipeline.errors import UserError
-from pipeline.paper.figures import crop, grid, spread
+from pipeline.paper.figures import CELL, GAP, HEAD, crop, grid, spread
+from pipeline.results.overlays import picture
 from stages.attention import attention
 from stages.settings import TrackletsSettings
 from stages.tracklets import Propagation, propagate
@@ -219,3 +220,37 @@ def test_clip_of_ones_own(here: Place) -> None:
     cell = round(320 * 56 / 72)
     page = np.array(Image.open(here.folder / "own" / "comparison-ant.png"))
     assert 4 * cell < page.shape[0] < 5 * cell
+
+
+def contained(page: np.ndarray, cell: np.ndarray, top: int) -> bool:
+    """Whether a page shows a picture in the row that begins at `top`."""
+    height, width = cell.shape[:2]
+    row = page[top : top + height]
+    return any(np.array_equal(row[:, x : x + width], cell) for x in range(row.shape[1] - width + 1))
+
+
+def test_examples_are_videos_in_rows(here: Place) -> None:
+    """Given masks first, then those of a run's last frames; not more columns than frames."""
+    data = write_dataset(here.folder / "two")
+    options = here.options(root=str(data), columns=9, output=str(here.folder / "examples"))
+    assert engine.build(DrawExamples(**options, videos="bee,ant"))
+    path = here.folder / "examples" / "examples.png"
+    page = np.array(Image.open(path))
+    run = {**options, "output": str(here.folder / "examples/run")}
+    del run["columns"]
+    assert engine.build(RunDataset(**run))
+    cell = round(CELL * 56 / 72)
+    assert 2 * cell < page.shape[0] < 3 * cell and 4 * CELL < page.shape[1] < 5 * CELL
+    for n, video in enumerate(("bee", "ant")):
+        for frame, masks in (
+            ("00000", data / "Annotations/480p"),
+            ("00003", here.folder / "examples/run/masks"),
+        ):
+            image = np.array(Image.open(data / "JPEGImages/480p" / video / f"{frame}.jpg"))
+            mask = np.array(Image.open(masks / video / f"{frame}.png"))
+            shown = picture(image, mask, CELL)
+            assert contained(page, shown, HEAD + n * (cell + GAP)), (video, frame)
+            assert not contained(page, shown, HEAD + (1 - n) * (cell + GAP)), (video, frame)
+    assert DrawExamples(**options, videos="bee,ant").complete()
+    assert not DrawExamples(**options, videos="ant,bee").complete()
+    assert not DrawExamples(**options, videos="bee").complete()

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.models import resnet18
+from torchvision.ops import FrozenBatchNorm2d
 
 import models
 from models import geometry
@@ -45,47 +46,40 @@ def count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def bottleneck(inputs: int, planes: int, projection: bool) -> int:
-    """Weights of a bottleneck whose norms are frozen buffers."""
-    total = inputs * planes + planes * planes * 9 + planes * 4 * planes
-    return total + (inputs * 4 * planes if projection else 0)
+def with_norms(module: torch.nn.Module) -> int:
+    """Weights as published models count them: those of frozen norms are buffers here."""
+    norms = (m for m in module.modules() if isinstance(m, FrozenBatchNorm2d))
+    return count(module) + sum(m.weight.numel() + m.bias.numel() for m in norms)
 
 
-def resnet_parameters(blocks: tuple[int, int, int]) -> int:
-    """conv1 to conv4_x of a bottleneck ResNet, by hand."""
-    total, inputs = 3 * 64 * 49, 64
-    for planes, n in zip((64, 128, 256), blocks, strict=True):
-        total += bottleneck(inputs, planes, True)
-        total += (n - 1) * bottleneck(4 * planes, planes, False)
-        inputs = 4 * planes
-    return total
+PUBLISHED = {"resnet50": 25_557_032, "resnet101": 44_549_160}
+"""parameters of the whole classifiers, as torchvision publishes them"""
+CONV5 = 14_964_736
+"""of which conv5_x, of either"""
+CLASSIFIER = 2048 * 1000 + 1000
 
 
-def conv5_parameters(inputs: int, planes: int) -> int:
-    return bottleneck(inputs, planes, True) + 2 * bottleneck(4 * planes, planes, False)
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_paper_backbone_is_the_published_network_up_to_conv4(name: str) -> None:
+    assert with_norms(Backbone(name)) == PUBLISHED[name] - CONV5 - CLASSIFIER
 
 
-@pytest.mark.parametrize(("name", "blocks"), [("resnet50", (3, 4, 6)), ("resnet101", (3, 4, 23))])
-def test_paper_backbone_has_the_parameters_counted_by_hand(
-    name: str, blocks: tuple[int, int, int]
-) -> None:
-    assert count(Backbone(name)) == resnet_parameters(blocks)
-
-
-def test_paper_heads_have_the_parameters_counted_by_hand() -> None:
+def test_paper_heads_are_the_published_conv5_and_what_section_3_adds() -> None:
     a = Architecture.paper()
-    conv5 = conv5_parameters(1024, 512)
-    assert count(build("mask", a)) == conv5 + 2048 + 1
-    assert count(build("reid", a)) == conv5 + 2048 * 256 + 256
-    fuse = (512 + 1024) * 1024 + 1024
-    to_hidden = 2048 * 512 + 512 + 2 * 512
-    output = (512 * 256 * 9 + 256) + (256 * 128 * 9 + 128) + (128 * 9 + 1)
-    plain = fuse + conv5 + to_hidden + output
-    assert count(build("remp_plain", a)) == plain
-    assert count(build("remp", a)) == plain + 512 * 9 + 1
-    per_cell = 15
-    rpn = (1024 * 512 + 512) + (512 * 512 * 9 + 512) + (512 + 1) * per_cell * 5
-    assert count(build("rpn", a)) == rpn
+    one_class, fully_connected = 2048 + 1, 2048 * 256 + 256
+    mask, reid, remp, plain = (build(name, a) for name in ("mask", "reid", "remp", "remp_plain"))
+    assert with_norms(mask) == CONV5 + one_class
+    assert with_norms(reid) == CONV5 + fully_connected
+    assert isinstance(remp, ReMP) and remp.attend is not None
+    assert with_norms(remp.recur.conv5) == CONV5
+    convolutions = {
+        part: [m for m in getattr(remp, part).modules() if isinstance(m, torch.nn.Conv2d)]
+        for part in ("output", "attend")
+    }
+    assert len(convolutions["output"]) == 3 and convolutions["output"][-1].out_channels == 1
+    (attention,) = convolutions["attend"]
+    assert attention.out_channels == 1
+    assert count(remp) - count(plain) == count(attention)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,10 @@ def track(
 
 
 @st.composite
-def tracks(draw: st.DrawFn) -> list[Tracklet]:
+def tracks(
+    draw: st.DrawFn, similarities: tuple[float, ...] = (0.7, 0.8, 0.9, 1.2)
+) -> list[Tracklet]:
+    """Up to six tracklets; a similarity above 1 has evidence in it."""
     result = []
     for n in range(draw(st.integers(1, 6))):
         first = draw(st.integers(0, FRAMES - 1))
@@ -64,7 +67,7 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
             track(
                 draw(st.sampled_from([1, 4])),
                 draw(st.integers(first, first + length - 1)),
-                draw(st.sampled_from([0.7, 0.8, 0.9, 1.2])),
+                draw(st.sampled_from(similarities)),
                 first,
                 [(x + 0.7 * j, y) for j in range(length)],
                 given=n == 0,
@@ -76,17 +79,64 @@ def tracks(draw: st.DrawFn) -> list[Tracklet]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    tracks(),
-    st.sampled_from([(0.31, 0.31), (0.5, 0.15), (0.83, 0.5)]),
-)
-def test_linking_equals_the_loop(items: list[Tracklet], limits: tuple[float, float]) -> None:
+@given(tracks((0.7, 0.8, 0.9)), st.sampled_from([(0.31, 0.31), (0.5, 0.15), (0.83, 0.5)]))
+def test_linking_is_the_papers_greedy_rule(
+    items: list[Tracklet], limits: tuple[float, float]
+) -> None:
+    """A tracklet is merged if it does not contradict what those before it have made (3.2)."""
     own, other = limits
     linking = link(items, FRAMES, SIZE, TubesSettings(contradiction=own, rival=other))
-    ids, owner, merged = reference.linked(items, FRAMES, SIZE, limits)
-    assert list(linking.objects) == ids
-    assert linking.merged.tolist() == merged
-    assert linking.owner.tolist() == owner and linking.owner.dtype == np.int32
+    assert list(linking.objects) == sorted({t.start.object_id for t in items})
+    assert linking.owner.dtype == np.int32
+    for n, item in enumerate(items):
+        tubes = before(n, items, linking)
+        mine = tubes.pop(item.start.object_id)
+        agreed = reference.agreement(item, items, mine, SIZE)
+        rivals = [reference.agreement(item, items, tube, SIZE) for tube in tubes.values()]
+        contradicts = (agreed is not None and agreed < own) or any(
+            rival is not None and rival > other for rival in rivals
+        )
+        begins = item.start.given or set(mine) == {-1}
+        assert linking.merged[n] == (begins or not contradicts)
+        lacked = [j for j in range(FRAMES) if item.covers(j) and mine[j] < 0]
+        assert owned(n, items, linking) == (lacked if linking.merged[n] else [])
+
+
+@settings(max_examples=60, deadline=None)
+@given(tracks())
+def test_with_evidence_a_tube_still_holds_one_run_of_a_contradicting_tracklet(
+    items: list[Tracklet],
+) -> None:
+    """Whatever fills a gap: no frame is taken from another, and none lies beyond the gap."""
+    chosen = TubesSettings()
+    linking = link(items, FRAMES, SIZE, chosen)
+    for n, item in enumerate(items):
+        frames = owned(n, items, linking)
+        assert all(item.covers(j) for j in frames)
+        assert linking.merged[n] or not frames
+        mine = before(n, items, linking)[item.start.object_id]
+        agreed = reference.agreement(item, items, mine, SIZE)
+        if item.start.given or agreed is None or agreed >= chosen.contradiction or not frames:
+            continue
+        assert item.iteration == 1 and item.start.similarity > 1
+        assert frames == list(range(frames[0], frames[-1] + 1))
+        assert item.start.frame in frames
+
+
+def owned(n: int, items: list[Tracklet], linking: Linking) -> list[int]:
+    """Frames in which a tracklet is the mask of its object; it is no other's."""
+    row = linking.objects.index(items[n].start.object_id)
+    assert not (np.delete(linking.owner, row, 0) == n).any()
+    return np.flatnonzero(linking.owner[row] == n).tolist()
+
+
+def before(n: int, items: list[Tracklet], linking: Linking) -> dict[int, list[int]]:
+    """Every object's tube as the tracklets that come before one in order have made it."""
+    place = {m: rank for rank, m in enumerate(reference.order([t.start for t in items]))}
+    return {
+        i: [m if m >= 0 and place[m] < place[n] else -1 for m in row]
+        for i, row in zip(linking.objects, linking.owner.tolist(), strict=True)
+    }
 
 
 def test_the_higher_order_keeps_its_masks() -> None:
@@ -129,6 +179,7 @@ def test_contradictions() -> None:
         (1.2, 1, 1, 20.0, [0, 0, -1, -1, -1]),
         (1.2, 1, 3, 14.0, [0, 0, -1, -1, -1]),
     ],
+    ids=["fills", "a cosine", "later", "starts in the tube", "a rival"],
 )
 def test_what_is_surer_than_a_cosine_fills_the_gap_that_it_starts_in(
     similarity: float, iteration: int, frame: int, rival: float, owner: list[int]
@@ -141,6 +192,16 @@ def test_what_is_surer_than_a_cosine_fills_the_gap_that_it_starts_in(
     linking = link(items, FRAMES, SIZE, TubesSettings())
     assert linking.owner.tolist() == [owner, [1] * FRAMES]
     assert linking.merged.tolist() == [True, True, 2 in owner]
+
+
+def test_a_gap_that_a_tracklet_does_not_start_in_stays_open() -> None:
+    items = [
+        track(1, 0, 1.0, 0, [(0.0, 0.0)], given=True),
+        track(1, 2, 1.0, 2, [(0.0, 0.0)], given=True),
+        track(1, 1, 1.2, 1, [(12.0, 0.0)] * 3),
+    ]
+    linking = link(items, FRAMES, SIZE, TubesSettings())
+    assert linking.owner.tolist() == [[0, 2, 1, -1, -1]]
 
 
 def test_what_shares_no_frame_does_not_contradict() -> None:

@@ -218,8 +218,11 @@ def test_changed_frame(place: Place, run: Callable[..., dict]) -> None:
 
 
 def test_fewer_videos_and_iterations(place: Place, run: Callable[..., dict]) -> None:
-    assert run(videos="bee", max_iterations=1) == {"bee": ["export"], "": ["report"]}
-    assert not (place.out / "masks" / "ant").exists()
+    before = masks(place.out)
+    with pytest.raises(UserError, match=r"holds ant, .*run\.max_iterations: 2 there, 1 here"):
+        run(videos="bee", max_iterations=1)
+    assert run(videos="bee") == {}
+    assert masks(place.out) == before
 
 
 @pytest.mark.parametrize("variant", ["remp", "remp-no-attention", "msk"])
@@ -253,6 +256,7 @@ def test_a_video_of_twice_the_size_is_segmented_alike(
         split="all",
         variant=variant,
         set="frames.height=56,tubes.edges=0",
+        output=place.folder / "sizes",
     )
     for stage in ("features", "flow", "search", "evidence", "matches", "tracklets"):
         large, small = (
@@ -266,7 +270,7 @@ def test_a_video_of_twice_the_size_is_segmented_alike(
         assert large or variant == "msk"
     for j in range(4):
         large, small = (
-            np.asarray(Image.open(place.out / "masks" / name / f"{j:05d}.png"))
+            np.asarray(Image.open(place.folder / "sizes" / "masks" / name / f"{j:05d}.png"))
             for name in ("large", "small")
         )
         assert large.shape == (112, 144)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from models import geometry
 from models.config import Architecture
-from models.weights import build, read_header, save
+from models.weights import build, load_modules, module_digests, read_header, save
 from pipeline.datasets.sources import open_sources
 from pipeline.errors import UserError
 from stages.boxmask import VOID
@@ -43,6 +43,7 @@ from training.checkpoint import write_state
 from training.clips import Clip
 from training.loop import Place, Training, rate, train
 from training.objectives import (
+    Beside,
     DyeNetObjective,
     MSKObjective,
     Objective,
@@ -365,8 +366,17 @@ def test_held_out_videos_are_left_out(tmp_path: Path) -> None:
 # --- the loop ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_a_stopped_run_goes_on_exactly(tmp_path: Path, optimiser: str) -> None:
+def online(settings: TrainSettings) -> Beside:
+    """What online training minimises."""
+    return Beside(joint(settings), MSKObjective(modules("msk"), settings))
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "objective"), [("sgd", joint), ("adamw", joint), ("sgd", online)]
+)
+def test_a_stopped_run_goes_on_exactly(
+    tmp_path: Path, optimiser: str, objective: Callable[[TrainSettings], Objective]
+) -> None:
     chosen = replace(SETTINGS, optimiser=optimiser, average=0.9)
     clips = make_clips(chosen)
 
@@ -377,15 +387,31 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, optimiser: str) -> None:
         if done == 3:
             raise Stopped
 
-    whole = start(chosen)
+    whole = start(chosen, objective(chosen))
     train(whole, clips.__getitem__, tmp_path / "whole", lambda done, losses: None)
     with pytest.raises(Stopped):
-        train(start(chosen), clips.__getitem__, tmp_path / "parts", stop)
-    parts = start(chosen)
+        train(start(chosen, objective(chosen)), clips.__getitem__, tmp_path / "parts", stop)
+    parts = start(chosen, objective(chosen))
     train(parts, clips.__getitem__, tmp_path / "parts", lambda done, losses: None)
     assert (tmp_path / "whole/log.csv").read_bytes() == (tmp_path / "parts/log.csv").read_bytes()
     for name, value in whole.state().items():
         assert torch.equal(value, parts.state()[name]), name
+
+
+def test_networks_beside_each_other_learn_as_in_runs_of_their_own() -> None:
+    """Also where gradients are cut: the length of one is not added to the other's."""
+    chosen = replace(SETTINGS, trunk="frozen", clip_norm=0.01)
+    alone = joint(chosen), MSKObjective(modules("msk"), chosen)
+    both = online(chosen)
+    clips = make_clips(chosen)
+    for objective in (*alone, both):
+        training = start(chosen, objective)
+        for n in range(3):
+            training.step([batch(clips[n], settings=chosen)])
+    assert set(both.trained()) == {"mask", "reid", "remp", "remp_plain", "msk"}
+    for objective, found in zip(alone, both.parts(), strict=True):
+        for name, value in objective.state_dict().items():
+            assert torch.equal(found.state_dict()[name], value), name
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
@@ -520,9 +546,27 @@ def test_from_nothing_to_masks(place: Path) -> None:
         "ant.safetensors",
         "bee.safetensors",
     ]
+    before = module_digests(place / "all.safetensors")
+    after = module_digests(place / "online/ant.safetensors")
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed == {"mask", "reid", "remp", "remp_plain", "msk"}
     done = luigi(place, "RunDataset", *where, "--weights", "online", "--output", "out")
     assert done.returncode == 0, done.stderr
     assert len(list((place / "out/masks/ant").glob("*.png"))) == 4
+
+
+def test_online_training_of_msk_in_a_file_of_its_own(place: Path) -> None:
+    every, alone = write_weights(place / "whole.safetensors"), place / "msk.safetensors"
+    save(alone, TINY, load_modules(every, ["msk"]), {})
+    options = ("--dataset", "davis17", "--root", place / "data", "--weights", alone)
+    options += ("--output", place / "msk-online.safetensors", "--set", SHORT)
+    done = luigi(place, "FinetuneOnFirstFrames", *options, "--set", "learn=remp")
+    assert done.returncode != 0
+    assert "msk.safetensors: holds only msk, of which learn=remp trains nothing" in done.stderr
+    done = luigi(place, "FinetuneOnFirstFrames", *options)
+    assert done.returncode == 0, done.stderr
+    after = module_digests(place / "msk-online.safetensors")
+    assert set(after) == {"msk"} and after != module_digests(alone)
 
 
 def test_each_kind_of_re_mp_may_have_a_trunk_of_its_own(place: Path) -> None:

@@ -79,12 +79,17 @@ def rate(settings: TrainSettings, iteration: int) -> float:
 
 def optimiser_of(objective: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
     """The optimiser over all weights that learn."""
-    moving = [p for p in objective.parameters() if p.requires_grad]
+    weights = moving(objective)
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(moving, settings.rate, weight_decay=settings.decay)
+        return torch.optim.AdamW(weights, settings.rate, weight_decay=settings.decay)
     return torch.optim.SGD(
-        moving, settings.rate, momentum=settings.momentum, weight_decay=settings.decay
+        weights, settings.rate, momentum=settings.momentum, weight_decay=settings.decay
     )
+
+
+def moving(objective: nn.Module) -> list[nn.Parameter]:
+    """The weights that learn."""
+    return [p for p in objective.parameters() if p.requires_grad]
 
 
 class Training:
@@ -154,8 +159,8 @@ class Training:
 
     def _limit_gradient(self) -> None:
         longest = self.settings.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_([p for _, p in self._moving()], longest)
-        if not norm.isfinite():
+        norms = [nn.utils.clip_grad_norm_(moving(part), longest) for part in self.objective.parts()]
+        if not torch.stack(norms).isfinite().all():
             wrong = next(
                 n for n, p in self._moving() if p.grad is not None and not p.grad.isfinite().all()
             )

@@ -64,6 +64,10 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         raise TypeError(f"{type(self).__name__} has no losses")
 
+    def parts(self) -> Sequence[Objective]:
+        """What learns apart: each has a gradient of its own length."""
+        return [self]
+
     def touch(self) -> Tensor:
         """Zero, with a gradient of zero for every weight: no clip leaves one without."""
         return sum((p.sum() * 0 for p in self.parameters() if p.requires_grad), torch.zeros(()))
@@ -309,6 +313,32 @@ class MSKObjective(Objective):
         clips = index.repeat_interleave(steps)
         loss = pixel_loss(logits, target, weight, clips, len(batch))
         return {"msk": loss + self.touch().to(device)}
+
+
+class Beside(Objective):
+    """Objectives without a weight in common, in one run; each learns as it would alone."""
+
+    def __init__(self, *objectives: Objective) -> None:
+        super().__init__()
+        self.objectives = nn.ModuleList(objectives)
+        self.modules_by_name = {
+            name: module for part in objectives for name, module in part.modules_by_name.items()
+        }
+
+    def parts(self) -> Sequence[Objective]:
+        return list(self.objectives)  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch) -> Losses:
+        """The losses of all."""
+        return {name: loss for part in self.objectives for name, loss in part(batch).items()}
+
+    def seen(self) -> list[Any]:
+        """What each part has seen, with the part's number."""
+        return [(n, item) for n, part in enumerate(self.parts()) for item in part.seen()]
+
+    def after_step(self, seen: Sequence[Any]) -> None:
+        for n, part in enumerate(self.parts()):
+            part.after_step([item for number, item in seen if number == n])
 
 
 def deformation(numbers: Sequence[int], steps: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ engine.install()
 
 from pipeline.commands.ablation import Ablation  # noqa: E402 - needs Luigi set up
 from pipeline.commands.dataset import RunDataset  # noqa: E402
-from pipeline.commands.figures import DrawAttention, DrawComparison  # noqa: E402
+from pipeline.commands.figures import DrawAttention, DrawComparison, DrawExamples  # noqa: E402
 from pipeline.commands.sweep import SweepThreshold  # noqa: E402
 from pipeline.commands.training import (  # noqa: E402
     FinetuneOnFirstFrames,
@@ -21,6 +21,7 @@ __all__ = [
     "Ablation",
     "DrawAttention",
     "DrawComparison",
+    "DrawExamples",
     "FinetuneOnFirstFrames",
     "RunDataset",
     "SweepThreshold",

@@ -6,7 +6,7 @@ luigi --module pipeline Ablation --local-scheduler --dataset davis17 --root DAVI
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,14 @@ import luigi
 
 from cache import keys
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import Report, report_of
 from pipeline.commands.options import Planned, VariantOptions
+from pipeline.errors import UserError
 from pipeline.paper.published import PER_DATASET, PER_VIDEO, TUNED
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
-from pipeline.plan.variants import BUILT_UP
+from pipeline.plan.recipe import Recipe
+from pipeline.plan.variants import BUILT_UP, VARIANTS
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
 from pipeline.run.video import VideoFiles
@@ -28,9 +30,10 @@ from pipeline.run.video import VideoFiles
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.paper.server import Scores
     from pipeline.paper.tables import Asked
 
-TABLES = 1
+TABLES = 3
 """version of what Ablation writes; a new number writes it anew"""
 
 
@@ -52,6 +55,11 @@ class Ablation(VariantOptions, Step):
         default=None, description="CSV of video,object,occlusion,pose (Fig. 6)"
     )
 
+    server_scores = luigi.OptionalParameter(
+        default=None,
+        description="CSV of run,J-Mean,F-Mean,J&F-Mean that the benchmark's server returned",
+    )
+
     title = "ablation"
 
     @cached_property
@@ -61,7 +69,7 @@ class Ablation(VariantOptions, Step):
         wanted = self.offline(*BUILT_UP)
         if self.online_weights:
             wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
-        return self.plan_runs(wanted)
+        return only_tuned(self.plan_runs(wanted))
 
     @cached_property
     @engine.command()
@@ -79,15 +87,39 @@ class Ablation(VariantOptions, Step):
 
         return attributes(Path(self.attributes)) if self.attributes else None
 
+    @cached_property
+    @engine.command()
+    def server(self) -> Mapping[str, Scores]:
+        """The scores of --server-scores."""
+        from pipeline.paper.server import server_scores
+
+        if not self.server_scores:
+            return {}
+        self._check_unscored()
+        return server_scores(Path(self.server_scores), self.planned.recipes)
+
+    @cached_property
+    @engine.command()
+    def reports(self) -> dict[str, Report]:
+        """The report of each run."""
+        recipes = self.planned.recipes.items()
+        return {name: report_of(recipe, self.top / name) for name, recipe in recipes}
+
+    def _check_unscored(self) -> None:
+        """UserError if the runs are scored here."""
+        recipe = next(iter(self.planned.recipes.values()))
+        if any(video.annotations for video in recipe.videos.values()):
+            raise UserError(
+                f"--server-scores {self.server_scores}: split {self.split} of {self.dataset} has "
+                "annotations, by which its runs are scored; leave the option out"
+            )
+
     @property
     def top(self) -> Path:  # type: ignore[override]
         return Path(self.output or f"runs/{self.dataset}-{self.split}-ablation").absolute()
 
     def requires(self) -> dict[str, luigi.Task]:
-        return {
-            name: Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.planned.recipes.items()
-        }
+        return dict(self.reports)
 
     def complete(self) -> bool:
         # It reads all options, so that a wrong one is said before anything is computed.
@@ -115,6 +147,7 @@ class Ablation(VariantOptions, Step):
             online=self._online(),
             sizes=self.thresholds,
             judged=self.judged,
+            server=self.server,
         )
         found = instance_table(self.top, asked, progress)
         page = ablation_html(self.top, asked, write_ablation(self.top, asked, found))
@@ -142,8 +175,29 @@ class Ablation(VariantOptions, Step):
             "left_out": dict(self.planned.left_out),
             "online": self._online(),
             "sizes": list(self.thresholds),
+            "server": {name: list(scores) for name, scores in self.server.items()},
             "attributes": None if self.judged is None else self.judged.to_csv(index=False),
         }
+
+
+def only_tuned(planned: Planned) -> Planned:
+    """Without the runs after online training whose networks it left as they were."""
+    left_out = dict(planned.left_out)
+    for variant in BUILT_UP:
+        before, after = (planned.recipes.get(name) for name in (variant, variant + TUNED))
+        if before and after and (untouched := _untouched(variant, before, after)):
+            left_out[variant + TUNED] = untouched
+    recipes = {name: recipe for name, recipe in planned.recipes.items() if name not in left_out}
+    return Planned(recipes, left_out)
+
+
+def _untouched(variant: str, before: Recipe, after: Recipe) -> str | None:
+    """Why a run is none after online training: a video whose networks are those of before."""
+    modules = VARIANTS[variant].modules
+    for name, video in after.videos.items():
+        if all(video.modules[m] == before.videos[name].modules[m] for m in modules):
+            return f"weights {video.weights}: online training left {', '.join(modules)} unchanged"
+    return None
 
 
 def instance_table(out: Path, asked: Asked, progress: Progress) -> pd.DataFrame:

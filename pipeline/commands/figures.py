@@ -1,9 +1,10 @@
-"""Figs. 4 and 5 of the paper for any video, as PNG files.
+"""Figs. 4, 5 and 7 of the paper for any video, as PNG files.
 
 luigi --module pipeline DrawAttention --local-scheduler --videos bear ...   (Fig. 4)
 luigi --module pipeline DrawComparison --local-scheduler --videos bear ...  (Fig. 5)
 luigi --module pipeline DrawComparison --local-scheduler \\
     --dataset clip --root clip.mp4 --masks first-mask.png
+luigi --module pipeline DrawExamples --local-scheduler --videos bear,camel ...   (Fig. 7)
 
 They take RunDataset's options and share its artifacts: what a run has computed is drawn
 at once. A file remembers what it was drawn from and is drawn anew when that changes.
@@ -28,7 +29,7 @@ from pipeline.paper.figures import CELL, KEY, ROI, crop, grid, heat, in_frame, s
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
 from pipeline.plan.recipe import Recipe
-from pipeline.plan.variants import BUILT_UP, PROPAGATION, VARIANTS
+from pipeline.plan.variants import BUILT_UP, FULL, PROPAGATION, VARIANTS
 from pipeline.results.overlays import picture
 from pipeline.run.progress import Progress
 from pipeline.run.stages import stage_tasks
@@ -43,37 +44,37 @@ VERSION = 1
 
 
 class Drawing(Step):
-    """One PNG of one video; `run_digests` are those of the variants' recipes."""
+    """One PNG, drawn from runs that have a name each."""
 
-    video = luigi.Parameter(description="name of the video")
-    run_digests = luigi.DictParameter(description="digest of the recipe by variant")
+    run_digests = luigi.DictParameter(description="digest of the recipe by name of the run")
     folder = luigi.Parameter(description="folder of the PNG")
     columns = luigi.IntParameter(description="frames drawn")
 
     kind: ClassVar[str]
 
     @property
-    def title(self) -> str:  # type: ignore[override]
-        return f"{self.video} {self.kind}"
-
-    @property
     def path(self) -> Path:
         """The PNG."""
-        return Path(self.folder) / f"{self.kind}-{self.video}.png"
+        raise TypeError(f"{type(self).__name__} has no place")
 
-    def labels(self, variant: str) -> tuple[str, ...]:
-        """Labels of the artifacts that the drawing reads of a variant."""
-        raise TypeError(f"{type(self).__name__} reads nothing")
+    def video_of(self, name: str) -> str:
+        """The video that is read of a run."""
+        raise TypeError(f"{type(self).__name__} reads no video")
 
-    def modules(self, variant: str) -> tuple[str, ...]:
-        """Networks that the drawing itself runs of a variant."""
+    def labels(self, name: str) -> tuple[str, ...]:
+        """Labels of the artifacts that the drawing reads of a run: the final masks."""
+        plan = chain.planned(cache_root(), self.run_digests[name], self.video_of(name))
+        return (chain.final(plan),)
+
+    def modules(self, name: str) -> tuple[str, ...]:
+        """Networks that the drawing itself runs, of a run."""
         return ()
 
     def requires(self) -> dict[str, luigi.Task]:
         return {
-            f"{variant} {name}": task
-            for variant, digest in self.run_digests.items()
-            for name, task in stage_tasks(digest, self.video, self.labels(variant)).items()
+            f"{name} {label}": task
+            for name, digest in self.run_digests.items()
+            for label, task in stage_tasks(digest, self.video_of(name), self.labels(name)).items()
         }
 
     def complete(self) -> bool:
@@ -88,12 +89,12 @@ class Drawing(Step):
     def made_from(self) -> str:
         """Digest of all that the picture depends on."""
         plans = {
-            variant: chain.planned(cache_root(), digest, self.video)
-            for variant, digest in self.run_digests.items()
+            name: chain.planned(cache_root(), digest, self.video_of(name))
+            for name, digest in self.run_digests.items()
         }
         read = {
-            variant: {name: plan[name].key for name in self.labels(variant)}
-            for variant, plan in plans.items()
+            name: {label: plan[label].key for label in self.labels(name)}
+            for name, plan in plans.items()
         }
         return keys.key({"version": VERSION, "drawn": self.about(), "read": read})
 
@@ -106,34 +107,47 @@ class Drawing(Step):
 
         with ExitStack() as stack:
             jobs = {
-                variant: stack.enter_context(
+                name: stack.enter_context(
                     Job(
                         cache_root(),
                         digest,
-                        self.video,
+                        self.video_of(name),
                         progress,
-                        networks_for=self.modules(variant),
+                        networks_for=self.modules(name),
                     )
                 )
-                for variant, digest in self.run_digests.items()
+                for name, digest in self.run_digests.items()
             }
             image = self.draw(jobs)
         save(self.path, image, self.made_from())
         progress.tell(str(self.path))
 
     def draw(self, jobs: dict[str, Job]) -> Image:
-        """The picture; jobs by variant."""
+        """The picture; jobs by name of the run."""
         raise TypeError(f"{type(self).__name__} draws nothing")
 
 
-class Comparison(Drawing):
+class VariantDrawing(Drawing):
+    """A PNG of one video; the runs are named after their variants."""
+
+    video = luigi.Parameter(description="name of the video")
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        return f"{self.video} {self.kind}"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / f"{self.kind}-{self.video}.png"
+
+    def video_of(self, name: str) -> str:
+        return str(self.video)
+
+
+class Comparison(VariantDrawing):
     """Fig. 5: the masks of every variant in the same frames."""
 
     kind = "comparison"
-
-    def labels(self, variant: str) -> tuple[str, ...]:
-        plan = chain.planned(cache_root(), self.run_digests[variant], self.video)
-        return (chain.final(plan),)
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         job = next(iter(jobs.values()))
@@ -159,7 +173,7 @@ class Comparison(Drawing):
         return grid(rows, names, [f"frame {frames.names[j]}" for j in chosen])
 
 
-class Attention(Drawing):
+class Attention(VariantDrawing):
     """Fig. 4: Re-MP's attention over the RoI, and the masks without and with it."""
 
     object = luigi.IntParameter(description="object drawn")
@@ -173,12 +187,12 @@ class Attention(Drawing):
     def about(self) -> dict[str, Any]:
         return {**super().about(), "object": self.object}
 
-    def labels(self, variant: str) -> tuple[str, ...]:
-        more = ("features", "flow") if VARIANTS[variant].attention else ()
+    def labels(self, name: str) -> tuple[str, ...]:
+        more = ("features", "flow") if VARIANTS[name].attention else ()
         return ("tracklets(1)", "frames", *more)
 
-    def modules(self, variant: str) -> tuple[str, ...]:
-        return (VARIANTS[variant].remp,) if VARIANTS[variant].attention else ()
+    def modules(self, name: str) -> tuple[str, ...]:
+        return (VARIANTS[name].remp,) if VARIANTS[name].attention else ()
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         from stages.attention import attention
@@ -227,6 +241,40 @@ class Attention(Drawing):
         return found[self.object]
 
 
+class Examples(Drawing):
+    """Fig. 7: a row for each video, first its given masks, then those of DyeNet.
+
+    The runs are named after their videos. All rows have as many frames as the shortest video
+    has, if that is fewer than the columns asked for.
+    """
+
+    videos = luigi.ListParameter(description="names of the videos, in the order of their rows")
+
+    kind = title = "examples"
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder) / f"{self.kind}.png"
+
+    def about(self) -> dict[str, Any]:
+        return {**super().about(), "videos": list(self.videos)}
+
+    def video_of(self, name: str) -> str:
+        return name
+
+    def draw(self, jobs: dict[str, Job]) -> Image:
+        frames = {video: jobs[video].files.frames() for video in self.videos}
+        given = {v: jobs[v].files.first_masks(images.size) for v, images in frames.items()}
+        columns = min(self.columns, *(len(frames[v]) - min(given[v]) for v in frames))
+        rows = []
+        for video, images in frames.items():
+            masks = jobs[video].open(self.labels(video)[0])["masks"]
+            chosen = spread(min(given[video]), len(images) - 1, columns)
+            drawn = {j: given[video][j] if j in given[video] else masks[j] for j in chosen}
+            rows.append([picture(images[j], mask, CELL) for j, mask in drawn.items()])
+        return grid(rows, list(frames), ["given masks"] + [""] * (columns - 1))
+
+
 class FigureOptions(VariantOptions):
     """Options of the figures."""
 
@@ -250,7 +298,7 @@ class FigureOptions(VariantOptions):
     def top(self) -> Path:  # type: ignore[override]
         return Path(self.output or f"runs/{self.dataset}-{self.split}-figures").absolute()
 
-    def drawings(self, kind: type[Drawing], **more: Any) -> list[luigi.Task]:
+    def drawings(self, kind: type[VariantDrawing], **more: Any) -> list[luigi.Task]:
         """A task a video."""
         digests = {name: recipe.digest for name, recipe in self.recipes.items()}
         shared = {"run_digests": digests, "folder": str(self.top), "columns": self.columns, **more}
@@ -264,6 +312,19 @@ class DrawComparison(FigureOptions, luigi.WrapperTask):
 
     def requires(self) -> list[luigi.Task]:
         return self.drawings(Comparison)
+
+
+class DrawExamples(FigureOptions, luigi.WrapperTask):
+    """Fig. 7: videos in rows, the frames of each at equal interval with DyeNet's masks; a PNG."""
+
+    variants = (FULL,)
+
+    def requires(self) -> list[luigi.Task]:
+        recipe = self.recipes[FULL]
+        videos = list(recipe.videos)
+        runs = dict.fromkeys(videos, recipe.digest)
+        place = {"folder": str(self.top), "columns": self.columns}
+        return [Examples(videos=videos, run_digests=runs, **place)]
 
 
 class DrawAttention(FigureOptions, luigi.WrapperTask):

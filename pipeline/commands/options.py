@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import luigi
 
+from cache.files import CacheError
 from cache.prune import record_run
 from cache.store import Store
 from pipeline.commands import engine
 from pipeline.datasets import LAYOUTS
+from pipeline.errors import MENDABLE, UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
 from pipeline.plan.options import SHARED
@@ -53,6 +55,7 @@ class DatasetOptions(engine.Command):
     root = parameter("root")
     split = parameter("split")
     videos = parameter("videos")
+    profile = parameter("profile")
     weights = parameter("weights")
     rho_reid = parameter("rho_reid")
     max_iterations = parameter("max_iterations")
@@ -85,16 +88,28 @@ class DatasetOptions(engine.Command):
 
     def plan(self, given: Mapping[str, str], weights: str | None = None) -> Recipe:
         """Digest the sources and write the recipe of a run; arguments as of options()."""
-        root = cache_root()
-        Store(root).check_writable()
-        recipe = plan_run(self.options(given, weights), root)
-        recipe.write(root)
+        store, options = Store(cache_root()), self.options(given, weights)
+        try:
+            store.check_writable()
+        except CacheError:
+            if not _served(options, store):
+                raise
+        recipe = plan_run(options, store.root)
+        recipe.write(store.root)
         reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
-        record_run(Store(root), recipe.digest, reached)
+        record_run(store, recipe.digest, reached)
         # Luigi hands out one instance for the same options; the next one asked for must see the
         # sources as they are then.
         luigi.Task.clear_instance_cache()
         return recipe
+
+
+def _served(options: Options, store: Store) -> bool:
+    """Whether a cache that cannot be written to holds all that the run needs of it."""
+    try:
+        return store.root.is_dir() and chain.served(plan_run(options, store.root), store)
+    except MENDABLE:
+        return False
 
 
 class RunOptions(DatasetOptions):
@@ -124,6 +139,10 @@ class VariantOptions(DatasetOptions):
         default=None, description="weights of MSK, which has a network of its own; as --weights"
     )
 
+    weights_for = luigi.Parameter(
+        default="", description="weights of single runs: remp-no-attention=FILE,msk-online=FILE"
+    )
+
     def offline(self, *variants: str) -> dict[str, tuple[str, str]]:
         """Variant and weights by the run's name, here the variant's."""
         baseline = self.msk_weights or self.weights
@@ -134,16 +153,27 @@ class VariantOptions(DatasetOptions):
     def plan_runs(self, wanted: Mapping[str, tuple[str, str]]) -> Planned:
         """Plan runs, each a variant with its weights; what lacks a module is left out.
 
-        UserError if none is left.
+        UserError if none is left, or --weights-for names another run.
         """
         recipes: dict[str, Recipe] = {}
         left_out: dict[str, str] = {}
+        own = self._own_weights(wanted)
         for name, (variant, weights) in wanted.items():
             given = single(self.assignments()) | {"run.variant": variant}
             try:
-                recipes[name] = self.plan(given, weights)
+                recipes[name] = self.plan(given, own.get(name, weights))
             except LacksModules as error:
                 left_out[name] = str(error)
         if not recipes:
             raise LacksModules(next(iter(left_out.values())))
         return Planned(recipes, left_out)
+
+    def _own_weights(self, runs: Collection[str]) -> dict[str, str]:
+        """--weights-for by run."""
+        own: dict[str, str] = {}
+        for part in filter(None, self.weights_for.split(",")):
+            name, _, weights = part.partition("=")
+            if name not in runs or not weights:
+                raise UserError(f"--weights-for {part}: give RUN=FILE; runs are {', '.join(runs)}")
+            own[name] = weights
+        return own

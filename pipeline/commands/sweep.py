@@ -9,16 +9,23 @@ import itertools
 from collections.abc import Generator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import luigi
 
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import Report, report_of
 from pipeline.commands.options import RunOptions
 from pipeline.errors import UserError
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import parse, parse_set, run_name
+
+if TYPE_CHECKING:
+    from pipeline.results.made import Ledger
+
+FILES = "sweep.csv", "sweep.html"
+PAGES = 1
+"""version of FILES; a new number writes them anew"""
 
 
 class SweptRun(NamedTuple):
@@ -64,18 +71,16 @@ class SweepThreshold(RunOptions, luigi.Task):
         folder = self.folder(next(iter(self.runs.values())).recipe)
         return folder if self.output else folder.with_name(f"{folder.name}-sweep")
 
-    @property
+    @cached_property
+    @engine.command()
     def reports(self) -> list[Report]:
         """The runs, in the order of their values."""
-        return [
-            Report(run_digest=run.recipe.digest, folder=str(self.top / name))
-            for name, run in self.runs.items()
-        ]
+        return [report_of(run.recipe, self.top / name) for name, run in self.runs.items()]
 
     def complete(self) -> bool:
-        written = self.top / "sweep.csv"
-        if not (written.exists() and (self.top / "sweep.html").exists()):
+        if not self._ledger().whole(PAGES):
             return False
+        written = self.top / FILES[0]
         runs_done = all(report.complete() for report in self.reports)
         return runs_done and written.read_text(encoding="utf-8") == self.table()
 
@@ -86,12 +91,21 @@ class SweepThreshold(RunOptions, luigi.Task):
         folders = {self.top / name: run.swept for name, run in self.runs.items()}
         return join_sweep(folders).to_csv(index=False, lineterminator="\n")
 
-    def run(self) -> Generator[Report, Any, None]:
+    def run(self) -> Generator[luigi.Task, Any, None]:
         # One value after the other: runs at the same time would each propagate what they share.
         for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
             yield report
         from pipeline.pages.sweep import sweep_html
         from pipeline.results.files import write_text
 
-        write_text(self.top / "sweep.csv", self.table())
-        print(f"sweep: {sweep_html(self.top)}", flush=True)
+        self._ledger().begin(FILES, known=FILES)
+        write_text(self.top / FILES[0], self.table())
+        page = sweep_html(self.top)
+        self._ledger().finish(FILES, PAGES)
+        print(f"sweep: {page}", flush=True)
+
+    def _ledger(self) -> Ledger:
+        """What was written of the sweep as a whole."""
+        from pipeline.results.made import SWEEP, Ledger
+
+        return Ledger(self.top, SWEEP)

@@ -23,10 +23,11 @@ from pipeline.commands.options import SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
 from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos
+from pipeline.plan.profiles import EXTENDED, PAPER, PROFILES, with_changes
 from pipeline.plan.settings import convert, describe
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
-from training.settings import LEARN, TrainSettings, compact, online
+from training.settings import LEARN, TrainSettings, compact, online, paper, paper_online
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,9 @@ class Trainer(engine.Command, Step):
     """A task that trains networks into one weights file."""
 
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
+    profile = luigi.ChoiceParameter(
+        default=EXTENDED, choices=PROFILES, description="recipe: the paper's, or this project's"
+    )
     set = SetParameter(default=(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
     loaders = luigi.IntParameter(
@@ -82,7 +86,9 @@ class Trainer(engine.Command, Step):
         if not self.output.endswith(".safetensors"):
             raise UserError(f"--output {self.output}: give a file that ends in .safetensors")
         path = self.folder / "run.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != self.asked():
+        # The settings say all that a profile does, and an older run.json names none.
+        name = {"profile": self.described_profile()}
+        if path.exists() and json.loads(path.read_text("utf-8")) | name != self.asked():
             raise UserError(
                 f"--output {self.output}: {self.folder} holds a run with other options; give "
                 "another file, or delete that folder and the file"
@@ -98,8 +104,14 @@ class Trainer(engine.Command, Step):
             "data": self.described(),
             "weights": self.weights,
             "architecture": self.chosen().to_dict(),
+            "profile": self.described_profile(),
             "settings": asdict(self.settings),
         }
+
+    def described_profile(self) -> str:
+        """The profile, and the settings that differ from its recipe."""
+        recipe, mine = asdict(self.defaults()), asdict(self.settings)
+        return with_changes(self.profile, {n: v for n, v in mine.items() if v != recipe[n]})
 
     def make(self, progress: Progress) -> None:
         from pipeline.plan.machine import device
@@ -216,6 +228,8 @@ class OfflineTrainer(Trainer):
     )
 
     def defaults(self) -> TrainSettings:
+        if self.profile == PAPER:
+            return paper()
         return compact() if self.architecture in ("base", "compact") else TrainSettings()
 
     def described(self) -> dict[str, Any]:
@@ -320,7 +334,8 @@ class FinetuneOnFirstFrames(Trainer):
     """Online training on the given masks of a set, or of each video alone (section 4).
 
     With `--scope dataset` the output is one file; with `--scope video` it is a folder of
-    <video>.safetensors. RunDataset takes either as --weights.
+    <video>.safetensors. RunDataset takes either as --weights. With learn=all MSK, where the
+    weights hold it, learns beside the networks of DyeNet (Table 3).
     """
 
     weights = luigi.Parameter(default="compact", description="weights to start from")
@@ -337,7 +352,7 @@ class FinetuneOnFirstFrames(Trainer):
             super().check()
 
     def defaults(self) -> TrainSettings:
-        return online()
+        return paper_online() if self.profile == PAPER else online()
 
     def described(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "split": self.split, "videos": self.videos}
@@ -373,13 +388,25 @@ class FinetuneOnFirstFrames(Trainer):
             super().make(progress)
 
     def objective(self, networks: Modules, rows: Mapping[tuple[str, int], int]) -> Objective:
-        from training.objectives import DyeNetObjective
+        from training.objectives import Beside, DyeNetObjective, MSKObjective
 
-        names = ("trunk", *LEARN[self.settings.learn])
-        chosen = self.pick(networks, ["trunk", *(n for n in names[1:] if n in networks)])
-        if self.settings.trunk == "train":
-            drop_unfit(networks, names)
-        return DyeNetObjective(self.chosen(), chosen, len(rows), self.settings)
+        settings = self.settings
+        learning = [name for name in LEARN[settings.learn] if name in networks]
+        msk = {name: networks[name] for name in ("msk",) if name in networks}
+        parts: list[Objective] = []
+        if learning:
+            chosen = self.pick(networks, ["trunk", *learning])
+            parts.append(DyeNetObjective(self.chosen(), chosen, len(rows), settings))
+        if msk and settings.learn == "all":
+            parts.append(MSKObjective(msk, settings))
+        if not parts:
+            raise UserError(
+                f"--weights {self.weights}: holds only {', '.join(sorted(networks))}, of which "
+                f"learn={settings.learn} trains nothing"
+            )
+        if settings.trunk == "train":
+            drop_unfit(networks, ("trunk", *learning))
+        return parts[0] if len(parts) == 1 else Beside(*parts)
 
 
 def drop_unfit(networks: Modules, learning: Iterable[str]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from pipeline.pages.page import picture, write_page
+from pipeline.pages.page import picture, similarity, write_page
+from pipeline.paper.published import likeness
 from pipeline.paper.tables import Asked, Written
+from pipeline.plan.settings import described
 from pipeline.plan.variants import BUILT_UP, VARIANTS
 from pipeline.reports import results
 from pipeline.results.overlays import colour
@@ -57,11 +60,17 @@ class Chart:
 def ablation_html(out: Path, asked: Asked, written: Written) -> Path:
     """Write OUT/ablation.html, one file that needs no other, and return its path."""
     found = written.instances
+    recipe = next(iter(asked.recipes.values()))
+    settings = recipe.settings.to_dict()
+    forms = {**written.forms, 2: shortened(written.forms[2])}
     return write_page(
         out / "ablation.html",
         "ablation.html",
         asked=asked,
-        forms={n: form.to_dict("split") for n, form in written.forms.items()},
+        profile=described(settings),
+        similarity=similarity(settings),
+        likeness=partial(likeness, asked.dataset, asked.split, len(recipe.videos)),
+        forms={n: form.to_dict("split") for n, form in forms.items()},
         found=len(found),
         occlusion_known=int((found["occlusion"] != "").sum()),
         pose_known=int(found["pose"].notna().sum()),
@@ -70,6 +79,14 @@ def ablation_html(out: Path, asked: Asked, written: Written) -> Path:
         bar=BAR,
         strips=strips(written.stages),
     )
+
+
+def shortened(form: pd.DataFrame) -> pd.DataFrame:
+    """Table 2 without the run's last iterations that repeat the one before; rho_reid in full."""
+    figures, last = form.drop(columns="Iteration"), len(form)
+    while last > 1 and figures.iloc[last - 1].equals(figures.iloc[last - 2]):
+        last -= 1
+    return form[:last].assign(rho_reid=form["rho_reid"].map("{:g}".format))
 
 
 def chart(table: pd.DataFrame) -> Chart | None:

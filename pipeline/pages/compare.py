@@ -13,6 +13,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.pages.page import line, picture, write_page
+from pipeline.plan.settings import described
 from pipeline.reports import DIFFERENCES, differences, per_frame, read_run, results, rule_used
 from pipeline.results.overlays import encode_picture
 from pipeline.results.scores import last_iteration, totals
@@ -45,6 +46,7 @@ def compare_html(a: str | Path, b: str | Path, output: str | Path | None = None)
         Path(output) if output else folders[0] / f"compare-{folders[1].resolve().name}.html",
         "compare.html",
         names=[str(folder) for folder in folders],
+        profiles=[described(run["settings"]) for run in runs],
         runs=runs,
         alone=[sorted(set(one["videos"]) - set(common)) for one in runs],
         means=[_means(folder, run, common) for folder, run in zip(folders, runs, strict=True)],
@@ -124,8 +126,13 @@ def _change(a: Image, b: Image, video: str) -> float:
 def _read(mask: Path) -> Image:
     from PIL import Image as Pillow
 
-    with Pillow.open(mask) as file:
-        return np.asarray(file)
+    try:
+        with Pillow.open(mask) as file:
+            return np.asarray(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{mask}: cannot be read ({error}); run the same command again to mend it"
+        ) from error
 
 
 def _row(name: str, scores: pd.DataFrame, changes: npt.NDArray[np.float64]) -> VideoRow:

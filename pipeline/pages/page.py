@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
+from pipeline.reports import PER_ITERATION
 from pipeline.results.files import write_text
 from pipeline.results.overlays import colour
 
@@ -22,6 +24,22 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     """Write a page; its path. UserError if the place cannot be written to."""
     write_text(path, _environment().get_template(template).render(**values))
     return path
+
+
+def similarity(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """What rho_reid is a threshold of, by RunSettings.to_dict(): the cosine, or more than it."""
+    evidence = settings["matches"].get("evidence", 0.0)
+    return f"cosine + {evidence:g} x evidence" if evidence else "cosine"
+
+
+def until_settled(table: pd.DataFrame) -> list[int]:
+    """Iterations of a table of per_iteration() or sweep(), up to the last that changed anything."""
+    measured = [name for name in PER_ITERATION if name != "iteration"]
+    found = sorted(table["iteration"].unique().tolist())
+    rows = {k: table.loc[table["iteration"] == k, measured].reset_index(drop=True) for k in found}
+    while len(found) > 1 and rows[found[-1]].equals(rows[found[-2]]):
+        found.pop()
+    return found
 
 
 def picture(jpeg: bytes) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.pages.page import Row, dots, line, picture, write_page
-from pipeline.paper.published import PUBLISHED, RETRIEVAL, Published
+from pipeline.pages.page import Row, dots, line, picture, until_settled, write_page
+from pipeline.paper.published import PUBLISHED, RETRIEVAL, Published, likeness
+from pipeline.plan.settings import described
 from pipeline.reports import (
     per_frame,
     per_iteration,
@@ -37,9 +38,13 @@ def report_html(out_dir: str | Path) -> Path:
     run = read_run(out)
     table, rule = results(out), rule_used(run)
     tables = last_iteration(per_frame(out)), table, starts(out), templates(out)
-    means = totals(table, rule.average)
+    means, iterations = totals(table, rule.average), per_iteration(out)
+    changing = until_settled(iterations)
+    paper, place = _paper(run["dataset"], run["split"]), (run["dataset"], run["split"])
+    # Split once: looking each video up would read whole tables for every one.
+    parts = [(dict(list(t.groupby("video", sort=False))), t.iloc[:0]) for t in tables]
     videos = [
-        _video(out, name, about, *(t[t["video"] == name] for t in tables))
+        _video(out, name, about, *(part.get(name, none) for part, none in parts))
         for name, about in run["videos"].items()
     ]
     videos.sort(key=lambda video: (video.means.get("G", math.inf), video.name))
@@ -53,8 +58,11 @@ def report_html(out_dir: str | Path) -> Path:
         objects=sum(len(video.objects) for video in videos),
         frames=sum(video.frames for video in videos),
         means=means,
-        paper=_paper(run["dataset"], run["split"]),
-        iterations=per_iteration(out).to_dict("records"),
+        profile=described(run["settings"]),
+        paper=paper,
+        likeness=likeness(*place, len(videos), place) if paper else "",
+        iterations=iterations[: len(changing)].to_dict("records"),
+        settled=len(changing) < len(iterations),
         stages=_stages(run),
         settings=_settings(run),
     )

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.pages.page import Row, dots, line, write_page
-from pipeline.paper.published import RETRIEVAL
-from pipeline.plan.settings import run_name
+from pipeline.pages.page import Row, dots, line, similarity, until_settled, write_page
+from pipeline.paper.published import RETRIEVAL, TABLE_2, likeness
+from pipeline.plan.settings import described, run_name
 from pipeline.reports import read_run, results, sweep
 
 RHO = "matches.rho_reid"
@@ -34,19 +34,25 @@ def sweep_html(out_dir: str | Path) -> Path:
     runs = [_run(out, table, value) for value in values]
     paper = {run.value: RETRIEVAL[run.value] for run in runs if run.value in RETRIEVAL}
     paper = paper if swept == [RHO] else {}
+    about = read_run(out / runs[0].folder) if runs else None
+    changing = until_settled(table)
     return write_page(
         out / "sweep.html",
         "sweep.html",
-        about=read_run(out / runs[0].folder) if runs else None,
+        about=about,
+        profile=described(about["settings"], swept) if about else "",
+        axis=_axis(swept, about["settings"]) if about else "",
+        likeness=_likeness(about) if about and paper else "",
         swept=swept,
         runs=runs,
-        iterations=sorted(int(k) for k in table["iteration"].unique()),
+        iterations=changing,
+        settled=len(changing) < table["iteration"].nunique(),
         paper={
             name: [paper[run.value][n] if run.value in paper else None for run in runs]
             for n, name in enumerate(NAMES)
             if paper
         },
-        charts=[_chart(measure, runs, paper) for measure in MEASURES] if runs else [],
+        charts=[_chart(measure, runs, paper, changing) for measure in MEASURES] if runs else [],
         seconds=sum(run.seconds for run in runs),
         longest=max((run.seconds for run in runs), default=0.0) or 1.0,
         videos=_videos(out, runs),
@@ -85,6 +91,19 @@ class Chart:
     """the paper's last iteration"""
 
 
+def _axis(swept: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """What the values of the runs are: names of settings, and of rho_reid its similarity."""
+    names = ", ".join(swept)
+    return f"{names}: {similarity(settings)}" if swept == [RHO] else names
+
+
+def _likeness(about: Mapping[str, Any]) -> str:
+    """Whether the paper's Table 2 and these runs are of the same, in sentences."""
+    videos = likeness(about["dataset"], about["split"], len(about["videos"]), TABLE_2)
+    alike = similarity(about["settings"])
+    return videos if alike == "cosine" else f"{videos} Its rho_reid is a cosine, here {alike}."
+
+
 def _run(out: Path, table: pd.DataFrame, value: Mapping[str, Any]) -> RunPart:
     mine = table[(table[list(value)] == pd.Series(value)).all(axis=1)]
     folder = run_name(value)
@@ -93,8 +112,7 @@ def _run(out: Path, table: pd.DataFrame, value: Mapping[str, Any]) -> RunPart:
     return RunPart(folder, label, next(iter(value.values())), rows, float(mine["seconds"].sum()))
 
 
-def _chart(measure: str, runs: Sequence[RunPart], paper: Paper) -> Chart:
-    iterations = sorted({k for run in runs for k in run.rows})
+def _chart(measure: str, runs: Sequence[RunPart], paper: Paper, iterations: Sequence[int]) -> Chart:
     place = MEASURES.index(measure)
     theirs = [paper[run.value][-1][place] if run.value in paper else math.nan for run in runs]
     series = {k: [run.points(measure, k) for run in runs] for k in iterations}

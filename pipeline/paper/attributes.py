@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.paper.given import read_given
 from stages.boxmask import tight
 from stages.types import IndexMask
 
@@ -68,16 +69,7 @@ def attributes(path: Path) -> pd.DataFrame:
     no: noticeable pose variation); either may be left empty. UserError names the line that
     does not fit.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--attributes {path}: cannot be read as a CSV ({error})") from error
-    missing = [name for name in ATTRIBUTES if name not in table]
-    if missing:
-        raise UserError(
-            f"--attributes {path}: lacks the column {missing[0]}; it needs {', '.join(ATTRIBUTES)}"
-        )
-    table = table[list(ATTRIBUTES)]
+    table = read_given("--attributes", path, tuple(ATTRIBUTES))
     allowed: Mapping[str, tuple[str, ...]] = {"occlusion": OCCLUSION, "pose": tuple(POSE)}
     for line, row in enumerate(table.to_dict("records"), 2):
         for name, values in allowed.items():

@@ -1,4 +1,4 @@
-"""What Figs. 4 and 5 are drawn from: parts of frames, heat maps and labelled grids."""
+"""What Figs. 4, 5 and 7 are drawn from: parts of frames, heat maps and labelled grids."""
 
 from __future__ import annotations
 

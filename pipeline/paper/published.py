@@ -58,6 +58,30 @@ def _cells(
     )
 
 
+VIDEOS = {
+    ("davis16", "val"): 20,
+    ("davis17", "val"): 30,
+    ("davis17", "test-dev"): 30,
+    ("segtrackv2", "all"): 14,
+    ("youtube-objects", "all"): 126,
+}
+"""how many videos each dataset and split has that the paper reports on (section 4, Datasets)"""
+
+
+def likeness(dataset: str, split: str, videos: int, paper: tuple[str, str]) -> str:
+    """Whether figures over these videos are of what the paper's are of, in a sentence.
+
+    paper: dataset and split of the paper's figures, one of VIDEOS.
+    """
+    theirs = f"The paper's figures are of {' '.join(paper)}"
+    if (dataset, split) != paper:
+        ours = f"those of this run of {dataset} {split}"
+        return f"{theirs}, {ours}: figures over different videos are no comparison."
+    if videos != VIDEOS[paper]:
+        return f"{theirs} with its {VIDEOS[paper]} videos, those of this run of {videos} of them."
+    return f"{theirs}, as those of this run are."
+
+
 BOTH = (PER_DATASET, PER_VIDEO)
 ONLINE = (PER_DATASET,)
 
@@ -94,6 +118,8 @@ GAIN_OVER = {
 }
 """what delta_G of Table 3 is against: (variant, whether online)"""
 
+TABLE_2 = ("davis17", "val")
+"""dataset and split of RETRIEVAL"""
 RETRIEVAL: dict[float, tuple[tuple[float, float, float], ...]] = {
     0.9: ((97.0, 16.0, 72.3), (90.3, 29.3, 73.3), (90.7, 30.1, 73.6)),
     0.8: ((87.1, 22.2, 73.2), (75.6, 32.5, 73.7), (74.6, 32.6, 73.7)),

@@ -16,7 +16,7 @@ paper's. The functions that read need nothing but the output folder:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,10 @@ from pipeline.paper.published import (
     TUNED,
     Published,
 )
+from pipeline.paper.server import Scores
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, FULL
-from pipeline.results.files import write_csv
+from pipeline.results.files import read_table, write_csv
 
 ABLATION = {
     "table": "int64",
@@ -127,7 +128,7 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     path = out / "tables" / f"{name}.csv"
     if not path.is_file():
         raise UserError(f"{path}: no ablation to read; give the --output of an Ablation")
-    return reports.read_table(path, columns)
+    return read_table(path, columns)
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,8 @@ class Asked:
     sizes: tuple[float, float]
     judged: pd.DataFrame | None
     """attributes() of pipeline/paper/attributes.py"""
+    server: Mapping[str, Scores]
+    """what the benchmark's server returned, by name of the run"""
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,8 @@ class Written:
 def write_ablation(out: Path, asked: Asked, found: pd.DataFrame) -> Written:
     """Write OUT/tables from the runs below OUT; found: INSTANCES of all videos."""
     runs = {name: out / name for name in asked.recipes}
-    rows = compare(runs, asked.dataset, asked.split, asked.online)
+    scores = {name: _scores(run) for name, run in runs.items()} | dict(asked.server)
+    rows = compare(scores, asked.dataset, asked.split, asked.online)
     rho_reid = next(iter(asked.recipes.values())).settings.matches.rho_reid
     forms = {n: in_paper_form(rows, n) for n in (1, 3, 4, 5)}
     forms[2] = retrieved(runs.get(FULL), rho_reid)
@@ -179,24 +183,64 @@ def write_ablation(out: Path, asked: Asked, found: pd.DataFrame) -> Written:
 # --- Tables ------------------------------------------------------------------------
 
 
-def compare(runs: Mapping[str, Path], dataset: str, split: str, online: str) -> pd.DataFrame:
+def compare(scores: Mapping[str, Scores], dataset: str, split: str, online: str) -> pd.DataFrame:
     """ABLATION: each published row, and after the paper's own the run of the same make.
 
-    runs: folders of runs by name. online: the kind of online training that the runs named
+    scores: of runs by name. online: the kind of online training that the runs named
     `<variant>-online` had.
     """
-    scores = {name: _scores(run) for name, run in runs.items()}
-    rows, ours = [], set()
-    for row in PUBLISHED:
+    return _beside(PUBLISHED, lambda row: [_measured(row, scores, dataset, split, online)])
+
+
+def table5(offline: Sequence[Path], online: Sequence[Path]) -> pd.DataFrame:
+    """Table 5 in percent, from the output folders of runs of `dyenet` on several datasets.
+
+    offline, online: runs before and after online training, one a dataset; an Ablation's are
+    OUT/dyenet and OUT/dyenet-online. UserError if a folder holds no such run, or two are of the
+    same dataset.
+    """
+    runs = {False: _by_place(offline), True: _by_place(online)}
+
+    def ours(row: Published) -> Iterable[tuple[Any, ...]]:
+        tuned = bool(row.online)
+        for (dataset, split), run in runs[tuned].items():
+            kind = PER_DATASET if Path(reports.read_run(run)["weights"]).suffix else PER_VIDEO
+            scores = {FULL + (TUNED if tuned else ""): _scores(run)}
+            yield _measured(row, scores, dataset, split, kind)
+
+    rows = _beside((row for row in PUBLISHED if row.table == 5), ours)
+    return in_paper_form(rows, 5)
+
+
+def _by_place(folders: Iterable[Path]) -> dict[tuple[str, str], Path]:
+    """Runs of the whole method by dataset and split."""
+    found: dict[tuple[str, str], Path] = {}
+    for folder in folders:
+        run = reports.read_run(folder)
+        place = run["dataset"], run["split"]
+        if run["variant"] != FULL:
+            raise UserError(f"{folder}: a run of {run['variant']}; Table 5 is of {FULL}")
+        if place in found:
+            raise UserError(f"{folder} and {found[place]}: both of {' '.join(place)}; give one")
+        found[place] = folder
+    return found
+
+
+def _beside(
+    published: Iterable[Published], ours: Callable[[Published], Iterable[tuple[Any, ...]]]
+) -> pd.DataFrame:
+    """ABLATION: published rows; after the first of each method of the paper's, ours of its make."""
+    rows, done = [], set()
+    for row in published:
         rows.append(_published(row))
         slot = row.table, row.method
-        if row.variant and slot not in ours:
-            ours.add(slot)
-            rows.append(_measured(row, scores, dataset, split, online))
+        if row.variant and slot not in done:
+            done.add(slot)
+            rows += ours(row)
     return pd.DataFrame(rows, columns=list(ABLATION)).astype(ABLATION)
 
 
-def _scores(run: Path) -> tuple[float, float, float]:
+def _scores(run: Path) -> Scores:
     """J, F and G of a run; NaN without annotations."""
     table = reports.per_iteration(run)
     if not len(table):
@@ -221,14 +265,14 @@ def _fraction(percent: float | None) -> float:
 
 def _measured(
     row: Published,
-    scores: Mapping[str, tuple[float, float, float]],
+    scores: Mapping[str, Scores],
     dataset: str,
     split: str,
     online: str,
 ) -> tuple[Any, ...]:
     """Our row of the same make as one of the paper's."""
 
-    def run(variant: str, tuned: bool) -> tuple[float, float, float]:
+    def run(variant: str, tuned: bool) -> Scores:
         return scores.get(variant + (TUNED if tuned else ""), NOT_MEASURED)
 
     tuned = bool(row.online)

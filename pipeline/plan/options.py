@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipeline.plan.profiles import EXTENDED, PROFILES
 from pipeline.plan.variants import FULL, VARIANTS
 
 
@@ -24,6 +25,7 @@ DATASET = {
 VIDEOS = {"videos": Option("only these videos: a,b", "")}
 RUN = {
     "variant": Option(f"one of {', '.join(VARIANTS)}; default {FULL}"),
+    "profile": Option(f"settings by name: {' or '.join(PROFILES)}; default {EXTENDED}"),
     "weights": Option(
         "compact, a .safetensors file, or a folder of <video>.safetensors", "compact"
     ),

@@ -1,7 +1,8 @@
 """Settings of a run: their defaults, ranges, names and where they may be set.
 
 Defaults live in code; a section of luigi.cfg overrides them, and the command line
-overrides luigi.cfg. `python -m pipeline.plan.document` prints docs/settings.md.
+overrides luigi.cfg. In each of the two a profile comes first, and single settings override
+it. `python -m pipeline.plan.document` prints docs/settings.md.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import configparser
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.plan.profiles import EXTENDED, PAPER, PRINTED, PROFILES, with_changes
 from pipeline.plan.variants import FULL, VARIANTS, Variant
 from stages.settings import (
     Checked,
@@ -36,6 +38,12 @@ class WholeRun(Checked):
         FULL,
         "the full method; Re-MP from the given masks alone, with or without attention; MSK",
         choices=tuple(VARIANTS),
+    )
+    profile: str = setting(
+        EXTENDED,
+        "a set of values, replaced before single settings are: with the extensions of this "
+        "project, or as in the paper (the column Paper)",
+        choices=PROFILES,
     )
     precision: str = setting(
         "auto",
@@ -160,8 +168,9 @@ def describe(item: Field[Any]) -> str:
 
 
 def override(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
-    """Settings with some replaced, given as text by full name."""
-    for name, text in given.items():
+    """Settings with some replaced, given as text by full name; a profile's before the others."""
+    profile = _of_profile(given["run.profile"]) if "run.profile" in given else {}
+    for name, text in {**profile, **given}.items():
         value = parse(name, text)
         section, item = name.split(".")
         try:
@@ -170,6 +179,35 @@ def override(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
             raise UserError(f"{name} = {text}: must be {describe(find(name))}") from None
         settings = replace(settings, **{section: changed})
     return settings
+
+
+def _of_profile(profile: str) -> dict[str, str]:
+    """What a profile sets, as text by full name."""
+    values = PRINTED if profile == PAPER else {name: find(name).default for name in PRINTED}
+    return {name: str(value) for name, value in values.items()}
+
+
+APART_FROM_PROFILES = ("run.variant", "run.profile", "run.precision")
+"""settings that may differ without the profile being another"""
+
+
+def described(settings: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = ()) -> str:
+    """The profile of a run and the settings that differ from it: `extended`, `paper, changed: ...`.
+
+    settings: RunSettings.to_dict(), also of a run.json that lacks later ones. apart: names of
+    settings that are shown elsewhere, as the swept ones of a sweep.
+    """
+    profile = settings.get("run", {}).get("profile", EXTENDED)
+    whole = override(RunSettings(), {"run.profile": profile}).to_dict()
+    found = {
+        f"{section}.{name}": (settings.get(section, {}).get(name, value), value)
+        for section, values in whole.items()
+        for name, value in values.items()
+    }
+    left = {*APART_FROM_PROFILES, *apart}
+    return with_changes(
+        profile, {n: mine for n, (mine, value) in found.items() if n not in left and mine != value}
+    )
 
 
 def luigi_config() -> Any:
@@ -201,6 +239,7 @@ def configured() -> RunSettings:
 
 OPTIONS = {
     "variant": "run.variant",
+    "profile": "run.profile",
     "max_iterations": "run.max_iterations",
     "precision": "run.precision",
     "rho_reid": "matches.rho_reid",
