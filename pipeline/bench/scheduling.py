@@ -158,9 +158,6 @@ def _rerun(place: Path) -> float:
 def _task(place: Path) -> Any:
     os.environ["DYENET_CACHE"] = str(place / "cache")
     # So that no import is timed.
-    import pipeline.pages.run
-    import pipeline.results.export
-    import pipeline.run.outcome
     import stages.tracklets  # noqa: F401
     from pipeline.commands import RunDataset
 
