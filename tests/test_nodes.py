@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from cache.files import TEMPORARY
-from pipeline import RunDataset
-from pipeline.commands import dataset, engine
+from pipeline import ComputeFlow, RunDataset
+from pipeline.commands import engine
+from pipeline.run import group
 from tests.test_tasks import LUIGID, contents, free_port, masks
 from tests.tiny_run import ROOT, environment, ran, write_dataset, write_mask, write_weights
 
@@ -166,7 +167,7 @@ def test_videos_of_one_task_fail_by_themselves(
     nodes: Nodes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DYENET_CACHE", str(nodes.cache))
-    monkeypatch.setattr(dataset, "TASKS", 2)
+    monkeypatch.setattr(group, "TASKS", 2)
     shutil.copytree(nodes.source / "data", nodes.folder / "data")
     bad = [VIDEOS[0], VIDEOS[1]]
     for video in bad:
@@ -181,6 +182,18 @@ def test_videos_of_one_task_fail_by_themselves(
     lines = [line for line in caught.err.splitlines() if "is 10x10" in line]
     assert [line.split(",")[0].split()[-1] for line in lines] == bad
     assert "Traceback" not in caught.err
+
+
+def test_flow_is_computed_before_the_rest(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(nodes.cache))
+    given = {**options(nodes.source), "videos": VIDEOS[0], "output": str(nodes.out)}
+    assert engine.build(ComputeFlow(**given))
+    assert ran(capsys.readouterr().out) == {VIDEOS[0]: ["frames", "flow"]}
+    assert ComputeFlow(**given).complete() and not nodes.out.exists()
+    assert engine.build(RunDataset(**given))
+    assert not {"frames", "flow"} & set(ran(capsys.readouterr().out)[VIDEOS[0]])
 
 
 @pytest.mark.faults
@@ -289,3 +302,19 @@ def test_two_of_three_die_and_luigid_forgets(nodes: Nodes, same: Callable[[], bo
     print(f"longest pause {pause:.1f} s")
     assert pause < PAUSE
     assert same()
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, ""), (25, "requeue 7\n"), (30, "")])
+def test_slurm_queues_up_again_only_what_is_left(
+    tmp_path: Path, status: int, requeued: str
+) -> None:
+    """With stand-ins for Slurm's own commands."""
+    for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" >> asked')):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").touch()
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "SLURM_JOB_ID": "7", "LUIGID": "127.0.0.1"}
+    script = ROOT / "examples" / "slurm.sh"
+    assert subprocess.run([script], env=env, cwd=tmp_path).returncode == status
+    assert (tmp_path / "asked").read_text() == requeued

@@ -5,7 +5,6 @@ luigi --module pipeline RunDataset --local-scheduler
 
 from __future__ import annotations
 
-import logging
 import platform
 import shlex
 import sys
@@ -28,10 +27,10 @@ from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root, sources
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
-from pipeline.run.handover import HandedOver
+from pipeline.run.group import VideoGroup, grouped
 from pipeline.run.progress import Progress
 from pipeline.run.stages import stage_tasks
-from pipeline.run.step import Step, perform
+from pipeline.run.step import Step
 
 if TYPE_CHECKING:
     from pipeline.results.tables import Run
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
 BEGAN = time.time()
 """when this process started"""
-TASKS = 1000
-"""of a run at the scheduler, at most: what one costs there grows with their number"""
-LOG = logging.getLogger("luigi-interface")
 
 
 class RunDataset(RunOptions, luigi.WrapperTask):
@@ -65,6 +61,23 @@ class RunDataset(RunOptions, luigi.WrapperTask):
 
     def requires(self) -> dict[str, luigi.Task]:
         return {"report": self.report}
+
+
+class ComputeFlow(RunDataset):
+    """Frames and optical flow of every video of a split, for nodes without a GPU.
+
+    RunDataset, at the same time or later, finds them.
+    """
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return cache_root()
+
+    def requires(self) -> dict[str, luigi.Task]:
+        return {
+            names[0]: FlowOfVideos(videos=names, run_digest=self.recipe.digest)
+            for names in grouped(self.recipe.videos)
+        }
 
 
 class Export(Step):
@@ -99,46 +112,23 @@ class Export(Step):
             export_video(result, Path(self.folder))
 
 
-class SegmentVideos(luigi.Task):
-    """Some videos of a run, one after the other: their exported files and what is reported.
+class SegmentVideos(VideoGroup):
+    """Exported files of some videos, and what is reported of them."""
 
-    The scheduler sees this one task, since it looks at all that it has for each that it hands out.
-    """
-
-    videos = luigi.ListParameter(description="their names")
-    run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
 
     def tasks(self, video: str) -> list[luigi.Task]:
-        """What is made of a video, with all that it is made from."""
         plan = chain.planned(cache_root(), self.run_digest, video)
         export = Export(video=video, run_digest=self.run_digest, folder=self.folder)
         reported = stage_tasks(self.run_digest, video, chain.report_labels(plan))
         return [export, *reported.values()]
 
-    def complete(self) -> bool:
-        return all(task.complete() for video in self.videos for task in self.tasks(video))
 
-    def run(self) -> None:
-        failed: list[Exception] = []
-        for video in self.videos:
-            try:
-                for task in self.tasks(video):
-                    perform(task, self)
-            except HandedOver:
-                raise
-            except Exception as error:
-                # The other videos are made all the same; Luigi shows the error that is raised.
-                if failed:
-                    LOG.error("%s", failed[-1], exc_info=failed[-1])
-                failed.append(error)
-        if failed:
-            raise failed[-1]
+class FlowOfVideos(VideoGroup):
+    """Optical flow of some videos."""
 
-    def on_failure(self, exception: Exception) -> str:
-        if isinstance(exception, HandedOver):
-            return str(exception)
-        return str(super().on_failure(exception))
+    def tasks(self, video: str) -> list[luigi.Task]:
+        return [*stage_tasks(self.run_digest, video, ("flow",)).values()]
 
 
 class Report(Step):
@@ -150,13 +140,10 @@ class Report(Step):
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
-        names = list(read(cache_root(), self.run_digest).videos)
-        size = -(-len(names) // TASKS)
+        recipe = read(cache_root(), self.run_digest)
         return {
-            names[i]: SegmentVideos(
-                videos=names[i : i + size], run_digest=self.run_digest, folder=self.folder
-            )
-            for i in range(0, len(names), size)
+            names[0]: SegmentVideos(videos=names, run_digest=recipe.digest, folder=self.folder)
+            for names in grouped(recipe.videos)
         }
 
     def complete(self) -> bool:
