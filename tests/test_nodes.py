@@ -30,6 +30,8 @@ DELAY = 10
 """seconds after which a worker that is not heard of counts as dead, in these tests"""
 PAUSE = 15
 """seconds after which its task is taken over, at the latest"""
+WAIT = 1200
+"""seconds after which a process hangs"""
 STOPPED = "ERROR: stopped by {}; the same command goes on from here\n"
 
 
@@ -85,9 +87,10 @@ class Nodes:
             time.sleep(0.02)
 
     def longest_pause(self) -> float:
-        """Seconds between two artifacts, at most."""
+        """Seconds between two artifacts, at most, without those that the longest stage takes."""
         times = sorted(path.stat().st_mtime for path in self.artifacts())
-        return max(b - a for a, b in itertools.pairwise(times))
+        stages = [s for p in self.started for s in re.findall(r": ([\d.]+) s$", self.said(p), re.M)]
+        return max(b - a for a, b in itertools.pairwise(times)) - max(map(float, stages))
 
 
 def options(source: Path) -> dict[str, str]:
@@ -109,7 +112,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_weights(folder / "weights.safetensors")
     alone = Nodes(folder, folder)
     process = alone.worker(scheduler=False)
-    assert process.wait(timeout=600) == 0, alone.said(process)
+    assert process.wait(timeout=WAIT) == 0, alone.said(process)
     assert {"", *VIDEOS} == set(ran(alone.said(process)))
     return folder
 
@@ -143,7 +146,7 @@ def test_a_luigid_without_its_state_is_told_again(nodes: Nodes, same: Callable[[
     luigid.kill()
     luigid.wait()
     nodes.luigid()
-    assert run.wait(timeout=300) == 0, nodes.said(run)
+    assert run.wait(timeout=WAIT) == 0, nodes.said(run)
     assert same()
     assert "luigid has lost the tasks of this run" in nodes.said(run)
     assert "Traceback" not in nodes.said(run)
@@ -154,12 +157,12 @@ def test_a_worker_told_to_leave_hands_over(nodes: Nodes, same: Callable[[], bool
     leaving = nodes.worker()
     nodes.until(3, leaving)
     leaving.send_signal(signal.SIGUSR1)
-    assert leaving.wait(timeout=120) == engine.NOT_RUN
+    assert leaving.wait(timeout=WAIT) == engine.NOT_RUN
     assert nodes.said(leaving).endswith("not all is done; the same command goes on from here\n")
     assert not list(nodes.folder.rglob(f"*{TEMPORARY}"))
     made = len(nodes.artifacts())
     staying = nodes.worker()
-    assert staying.wait(timeout=300) == 0, nodes.said(staying)
+    assert staying.wait(timeout=WAIT) == 0, nodes.said(staying)
     assert same() and made < len(nodes.artifacts())
 
 
@@ -204,7 +207,7 @@ def test_a_luigid_with_its_state_goes_on(nodes: Nodes, same: Callable[[], bool])
     luigid.terminate()
     luigid.wait()
     nodes.luigid(*state)
-    assert run.wait(timeout=300) == 0, nodes.said(run)
+    assert run.wait(timeout=WAIT) == 0, nodes.said(run)
     assert same()
     assert "luigid has lost" not in nodes.said(run)
 
@@ -214,7 +217,7 @@ def test_a_luigid_that_never_comes_is_one_line(nodes: Nodes) -> None:
     config = nodes.folder / "luigi.cfg"
     config.write_text(config.read_text().replace("attempts = 20", "attempts = 2"))
     run = nodes.worker()
-    assert run.wait(timeout=120) == 40
+    assert run.wait(timeout=WAIT) == 40
     said = nodes.said(run)
     assert "Traceback" not in said
     assert re.search(r"luigid at http://127.0.0.1:\d+ does not answer; trying again", said)
@@ -227,7 +230,7 @@ def test_the_task_of_a_dead_worker_is_taken_over(nodes: Nodes, same: Callable[[]
     runs = [nodes.worker() for _ in range(2)]
     nodes.until(8, runs[0])
     runs[0].kill()
-    assert runs[1].wait(timeout=300) == 0, nodes.said(runs[1])
+    assert runs[1].wait(timeout=WAIT) == 0, nodes.said(runs[1])
     assert nodes.longest_pause() < PAUSE
     assert same()
 
@@ -239,8 +242,9 @@ def test_assistants_leave_and_the_run_goes_on(nodes: Nodes, same: Callable[[], b
     nodes.until(10, run)
     for assistant in assistants:
         assistant.send_signal(signal.SIGUSR1)
-    assert [assistant.wait(timeout=120) for assistant in assistants] == [0, 0]
-    assert run.wait(timeout=300) == 0, nodes.said(run)
+    assert [assistant.wait(timeout=WAIT) for assistant in assistants] == [0, 0]
+    assert not any("ERROR" in nodes.said(assistant) for assistant in assistants)
+    assert run.wait(timeout=WAIT) == 0, nodes.said(run)
     assert same()
 
 
@@ -256,10 +260,10 @@ def test_a_stopped_worker_says_so_and_another_ends(
     stopped, staying = nodes.worker(), nodes.worker()
     nodes.until(8, stopped)
     stopped.send_signal(number)
-    assert stopped.wait(timeout=60) not in (0, None)
+    assert stopped.wait(timeout=WAIT) not in (0, None)
     assert nodes.said(stopped).endswith(STOPPED.format(name))
     assert "Traceback" not in nodes.said(stopped)
-    assert staying.wait(timeout=300) == 0, nodes.said(staying)
+    assert staying.wait(timeout=WAIT) == 0, nodes.said(staying)
     assert same()
     assert not list(nodes.folder.rglob(f"*{TEMPORARY}"))
 
@@ -273,11 +277,11 @@ def test_processes_of_a_worker_leave_with_it(
     leaving = nodes.worker("--workers", "2")
     nodes.until(5, leaving)
     leaving.send_signal(number)
-    assert leaving.wait(timeout=120) != 0
+    assert leaving.wait(timeout=WAIT) != 0
     assert "Traceback" not in nodes.said(leaving)
     assert not list(nodes.folder.rglob(f"*{TEMPORARY}"))
     staying = nodes.worker()
-    assert staying.wait(timeout=300) == 0, nodes.said(staying)
+    assert staying.wait(timeout=WAIT) == 0, nodes.said(staying)
     assert same()
 
 
@@ -296,7 +300,7 @@ def test_two_of_three_die_and_luigid_forgets(nodes: Nodes, same: Callable[[], bo
     nodes.luigid()
     nodes.until(whole // 2, runs[1])
     runs[1].kill()
-    assert runs[2].wait(timeout=600) == 0, nodes.said(runs[2])
+    assert runs[2].wait(timeout=WAIT) == 0, nodes.said(runs[2])
     assert [run.wait() for run in runs] == [-signal.SIGKILL, -signal.SIGKILL, 0]
     pause = nodes.longest_pause()
     print(f"longest pause {pause:.1f} s")

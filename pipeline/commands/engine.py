@@ -126,7 +126,7 @@ class Command(luigi.Task):
     named: ClassVar[Command | None] = None
     """what the command line named"""
     done: ClassVar[bool] = False
-    """whether that is known to be complete"""
+    """whether that is known to be complete, or others see to it"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -147,9 +147,9 @@ def say_complete(task: Command) -> None:
 def unfinished(_: object) -> int:
     """Exit status where Luigi has not run every task itself.
 
-    Others may have; or this worker was told to leave. An assistant only helps.
+    Others may have; or this worker was told to leave.
     """
-    if Command.named is None or Command.done or luigi.interface.core().assistant:
+    if Command.named is None or Command.done:
         return 0
     with command():
         if Command.named.complete():
@@ -162,6 +162,8 @@ def unfinished(_: object) -> int:
 def prepare() -> None:
     """What a command sets before Luigi's worker is made, which reads it once."""
     interrupts.install()
+    # Nothing was asked of an assistant itself.
+    Command.done = luigi.interface.core().assistant
     if luigi.interface.core().local_scheduler:
         try_once()
 
