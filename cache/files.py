@@ -11,6 +11,8 @@ from pathlib import Path
 
 TEMPORARY = ".tmp"
 BAD = ".bad"
+GRACE_S = 3600.0
+"""A draft that nobody has written to for so long is a killed writer's."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -73,6 +75,15 @@ def publish(temporary: Path, path: Path) -> None:
         os.link(temporary, path)
     temporary.unlink()
     _sync_folder(path.parent)
+
+
+def sweep_drafts(path: Path) -> None:
+    """Remove drafts older than GRACE_S in the folder of a file that was just written."""
+    written = path.stat().st_mtime
+    for draft in path.parent.glob(f"*{TEMPORARY}"):
+        with suppress(OSError):
+            if draft.stat().st_mtime <= written - GRACE_S:
+                draft.unlink()
 
 
 def write_file(path: Path, data: bytes) -> None:

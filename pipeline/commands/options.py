@@ -10,7 +10,8 @@ from typing import Any
 
 import luigi
 
-from cache.prune import record_run
+from cache.holds import hold
+from cache.prune import record_run, sweep
 from cache.store import Store
 from pipeline.datasets import LAYOUTS
 from pipeline.errors import UserError
@@ -99,6 +100,8 @@ class DatasetOptions:
         )
         recipe = plan_run(options, root)
         recipe.write(root)
+        hold(root, recipe.digest)
+        sweep(Store(root))
         reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
         record_run(Store(root), recipe.digest, reached)
         return recipe

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cache.digests import FileDigests
 from cache.files import DamagedArtifact, MissingArtifact
+from cache.holds import hold
 from cache.memo import MASK, VECTOR, BoxMemo
 from cache.prune import record_run
 from cache.reader import Reader
@@ -42,6 +43,8 @@ class Job:
         self, root: Path, run_digest: str, video: str, progress: Progress, name: str = ""
     ) -> None:
         """name: label of the artifact that the task makes, if it makes one."""
+        # On another node than the run was planned on, too.
+        hold(root, run_digest)
         self.store = Store(root)
         self.recipe = read(root, run_digest)
         self.specs = planned(root, run_digest, video)
