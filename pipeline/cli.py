@@ -248,14 +248,17 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 
 
 def _status(given: argparse.Namespace) -> int:
+    from cache.holds import holds
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
     from pipeline.plan.settings import described
     from pipeline.plan.status import status
 
-    recipe, video = _recipe(given), ""
+    recipe, video, store = _recipe(given), "", Store(cache_root())
     print(f"profile: {described(recipe.settings.to_dict())}")
-    for state in status(recipe, Store(cache_root())):
+    if any(hold.live and hold.run_id == recipe.digest for hold in holds(store.root)):
+        print("under way: a process is working on this run")
+    for state in status(recipe, store):
         if state.video != video:
             video = state.video
             print(video)

@@ -1,0 +1,218 @@
+"""The care of a cache: pruning and status beside a working run, verify, cost, --keep results."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cache import holds
+from cache.holds import FOLDER, LIVE_S, hold, release
+from cache.prune import prune, record_run
+from cache.store import Store
+from pipeline import cli
+from tests.test_cache_prune import age
+from tests.test_cache_schemas import store_example
+from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_weights
+
+EVERYTHING = {"min_age_s": 0.0, "keep_runs": 0, "max_bytes": 0, "delete": True}
+
+
+def holding(root: Path, run_id: str) -> subprocess.Popen[str]:
+    """A process that works on a run, until its input ends."""
+    code = (
+        "import sys; from pathlib import Path; from cache.holds import hold\n"
+        "hold(Path(sys.argv[1]), sys.argv[2]); print('holds', flush=True); sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(root), run_id],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "holds\n"
+    return process
+
+
+@pytest.mark.parametrize("end", ["itself", "SIGKILL"])
+def test_a_working_process_keeps_what_its_run_reaches(end: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    mine, other = (store_example(store, stage)[0] for stage in ("flow", "scores"))
+    record_run(store, "run", [mine])
+    age(tmp_path, 7200)
+    process = holding(tmp_path, "run")
+    young, _ = store_example(store, "tubes")
+    draft = store.path("features", "demo", "bear", "0" * 32).with_suffix(".h5.12ab.tmp")
+    draft.parent.mkdir(parents=True)
+    draft.touch()
+    gone = {item.path for item in prune(store, **EVERYTHING)}
+    assert gone == {store.path("scores", "demo", "bear", other)}
+    if end == "SIGKILL":
+        process.kill()
+        process.communicate()
+        assert prune(store, **EVERYTHING) == []
+        (left,) = (tmp_path / FOLDER).iterdir()
+        then = time.time() - LIVE_S - 1
+        os.utime(left, (then, then))
+    else:
+        process.communicate()
+        assert not list((tmp_path / FOLDER).iterdir())
+    gone = {item.path for item in prune(store, **EVERYTHING) if FOLDER not in item.path.parts}
+    assert {
+        store.path("flow", "demo", "bear", mine),
+        store.path("tubes", "demo", "bear", young),
+        draft,
+    } < gone
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_hold_stays_young(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holds, "TOUCH_S", 0.01)
+    monkeypatch.setattr(holds, "_touching", [])
+    hold(tmp_path, "run")
+    (path,) = (tmp_path / FOLDER).iterdir()
+    os.utime(path, (0, 0))
+    deadline = time.monotonic() + 10
+    while path.stat().st_mtime == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    release(tmp_path, "run")
+    assert not path.exists()
+
+
+def test_a_root_that_cannot_be_written_to_is_not_held(tmp_path: Path) -> None:
+    (tmp_path / "root").write_text("")
+    hold(tmp_path / "root", "run")
+    assert list(tmp_path.iterdir()) == [tmp_path / "root"]
+
+
+# --- with a real run ---------------------------------------------------------------------
+
+
+class Place:
+    """A dataset, weights and cache of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.cache, self.out = folder, folder / "cache", folder / "out"
+        self.weights = folder / "weights.safetensors"
+        self.dataset = ["--dataset", "davis17", "--root", str(folder / "data")]
+        self.settings = ["--precision", "fp32", "--max-iterations", "2"]
+        self.settings += ["--weights", str(self.weights)]
+
+    def luigi(self, *more: object, task: str = "RunDataset") -> subprocess.CompletedProcess[str]:
+        """Run a task to its end."""
+        flags = ["--local-scheduler", "--output", self.out, *self.dataset, *self.settings, *more]
+        done = command("luigi", task, *flags, cache=self.cache, cwd=self.folder)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def dyenet(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run `dyenet` to its end."""
+        return command("dyenet", *arguments, cache=self.cache, cwd=self.folder)
+
+    def made(self, stage: str) -> list[Path]:
+        """Artifacts of a stage."""
+        return sorted((self.cache / stage).rglob("*.h5"))
+
+    def results(self) -> dict[str, str]:
+        """Digests of every mask and score."""
+        files = [*self.out.rglob("*.png"), *self.out.rglob("scores/*.csv")]
+        return {
+            str(path.relative_to(self.out)): hashlib.md5(path.read_bytes()).hexdigest()
+            for path in files
+        }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A place where a run has ended."""
+    place = Place(tmp_path_factory.mktemp("care"))
+    write_dataset(place.folder / "data")
+    write_weights(place.weights)
+    place.luigi()
+    return place
+
+
+@pytest.fixture
+def place(finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A copy of it."""
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
+    return Place(tmp_path)
+
+
+def beside(place: Place, work: Callable[[], object], *more: str) -> dict[str, list[str]]:
+    """Do some work again and again while a run is under way; the tasks of the run."""
+    flags = [*place.dataset, *place.settings, "--output", str(place.out), "--local-scheduler"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "luigi", "--module", "pipeline", "RunDataset", *flags, *more],
+        env=environment(place.cache),
+        cwd=place.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not list((place.cache / FOLDER).glob("*")):
+        time.sleep(0.005)
+    times = 0
+    while process.poll() is None and list((place.cache / FOLDER).glob("*")):
+        work()
+        times += 1
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert errors == "" and times > 2
+    return ran(said)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("start", ["empty", "shared"])
+def test_pruning_beside_a_working_run_harms_nothing(
+    finished: Place, place: Place, start: str
+) -> None:
+    """In an empty cache, and in one whose artifacts only an older run has recorded."""
+    if start == "empty":
+        shutil.rmtree(place.cache)
+        shutil.rmtree(place.out)
+        undisturbed = finished.results()
+    else:
+        place.luigi("--rho-reid", "0.3")
+        undisturbed = place.results()
+        for stage in ("matches", "tracklets", "tubes", "scores", "memo"):
+            shutil.rmtree(place.cache / stage)
+        shutil.rmtree(place.out)
+        age(place.cache, 7200)
+    store = Store(place.cache)
+    more = [] if start == "empty" else ["--rho-reid", "0.3"]
+    tasks = beside(place, lambda: prune(store, **EVERYTHING), *more)
+    assert place.results() == undisturbed
+    for labels in tasks.values():
+        assert len(labels) == len(set(labels))
+        assert start == "empty" or not {"features", "flow", "frames", "search"} & set(labels)
+    prune(store, **EVERYTHING)
+    assert not list(place.cache.rglob("*.h5"))
+
+
+@pytest.mark.faults
+def test_status_beside_a_working_run(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(place.cache)
+    shutil.rmtree(place.out)
+    said = set()
+
+    def status() -> None:
+        assert cli.main(["status", *place.dataset, *place.settings]) == 0
+        found = capsys.readouterr()
+        assert found.err == ""
+        said.add("under way" in found.out)
+
+    beside(place, status)
+    assert True in said
+    assert cli.main(["status", *place.dataset, *place.settings]) == 0
+    assert "under way" not in capsys.readouterr().out
