@@ -152,6 +152,12 @@ def sweep(store: Store) -> None:
                 draft.path.unlink()
 
 
+def stage_files(store: Store, stage: str) -> list[Path]:
+    """Files below a stage's folder, also temporary and damaged ones; none of other programs."""
+    found = (store.root / SCHEMAS[stage].folder).glob("*/*/*.*")
+    return sorted(path for path in found if OURS.fullmatch(path.name))
+
+
 def usage(store: Store) -> dict[str, Usage]:
     """Files and bytes of every stage, also of those without any."""
     total = dict.fromkeys(SCHEMAS, Usage(0, 0))
@@ -179,9 +185,7 @@ def _drafts(store: Store) -> Iterator[Entry]:
                 yield Entry(path, "", status.st_size, status.st_mtime)
 
 
-def _excess(
-    entries: Iterable[Entry], used: Mapping[str, float], excess: int
-) -> Iterator[Prunable]:
+def _excess(entries: Iterable[Entry], used: Mapping[str, float], excess: int) -> Iterator[Prunable]:
     """The least recently used, until they have `excess` bytes."""
     for entry in sorted(
         entries, key=lambda e: (used[e.name], e.stage not in CHEAPEST, e.modified, e.path)
@@ -193,12 +197,11 @@ def _excess(
 
 
 def _entries(store: Store) -> Iterator[Entry]:
-    for stage, schema in SCHEMAS.items():
-        for path in sorted((store.root / schema.folder).glob("*/*/*.*")):
-            if OURS.fullmatch(path.name):
-                with suppress(FileNotFoundError):
-                    status = path.stat()
-                    yield Entry(path, stage, status.st_size, status.st_mtime)
+    for stage in SCHEMAS:
+        for path in stage_files(store, stage):
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                yield Entry(path, stage, status.st_size, status.st_mtime)
 
 
 def _bytes(path: Path) -> int:
@@ -231,8 +234,8 @@ def _last_use(runs: Runs, chosen: Collection[str]) -> dict[str, float]:
     used: dict[str, float] = {}
     for run_id in set(runs) & set(chosen):
         for record in runs[run_id].values():
-            for key in (*record["keys"], *record["memo_keys"]):
-                name = short(key)
+            for reached in (*record["keys"], *record["memo_keys"]):
+                name = short(reached)
                 used[name] = max(used.get(name, 0.0), record["time"])
     return used
 

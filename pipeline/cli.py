@@ -6,6 +6,7 @@ Arguments are parsed before anything heavy is imported.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,9 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.plan.recipe import Recipe
 
+VERIFY = """Read every artifact of the cache and compare checksums and keys. Damaged files are
+set aside as .bad, and the next run that needs them makes them anew; the command then ends with
+status 1."""
 SPEED = """Run a dataset in an empty cache and print frames a second by stage and in all (the
 paper's Speed Analysis, section 4.2)."""
 BENCH = """Run one clip with each network, number of objects and length. Prints frames a second by
@@ -73,7 +77,12 @@ def parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
     prune.add_argument("--delete", action="store_true", help="delete; without it, only list")
     prune.add_argument("--stages", default="", help="only these: features,flow")
-    prune.add_argument("--max-gb", type=float, help="then also delete until no more is left")
+    prune.add_argument(
+        "--max-size",
+        type=_bytes,
+        metavar="SIZE",
+        help="then also what was not used for longest, until no more than this is left: 200G, 500M",
+    )
     prune.add_argument(
         "--min-age",
         type=float,
@@ -83,6 +92,11 @@ def parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--keep-runs", type=int, help="only the newest so many runs count")
     prune.set_defaults(command=_prune)
+
+    verify = commands.add_parser(
+        "verify", help="check every artifact of the cache", description=VERIFY
+    )
+    verify.set_defaults(command=_verify)
 
     score = commands.add_parser("score", help="score a folder of masks as the benchmark does")
     score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
@@ -276,7 +290,7 @@ def _prune(given: argparse.Namespace) -> int:
         found = prune(
             Store(root),
             stages=tuple(filter(None, given.stages.split(","))) or None,
-            max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
+            max_bytes=given.max_size,
             min_age_s=given.min_age * 3600,
             keep_runs=given.keep_runs,
             delete=given.delete,
@@ -288,6 +302,29 @@ def _prune(given: argparse.Namespace) -> int:
     total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"
     print(f"deleted {total}" if given.delete else f"{total}; --delete removes them")
     return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from cache.store import Store
+    from cache.verify import verify
+    from pipeline.plan.inputs import cache_root
+
+    files = size = damaged = 0
+    seconds = 0.0
+    for found in verify(Store(cache_root())):
+        if not found.files:
+            continue
+        print(f"{found.kind:14} {_speed_of(found.files, found.bytes, found.seconds)}")
+        for line in found.damaged:
+            print(f"ERROR: {line}", file=sys.stderr)
+        files, size = files + found.files, size + found.bytes
+        seconds, damaged = seconds + found.seconds, damaged + len(found.damaged)
+    print(f"{'all':14} {_speed_of(files, size, seconds)}; {damaged} damaged")
+    return 1 if damaged else 0
+
+
+def _speed_of(files: int, size: int, seconds: float) -> str:
+    return f"{files:7} files {_size(size):>9} {size / 1e6 / max(seconds, 1e-9):8.0f} MB/s"
 
 
 def _score(given: argparse.Namespace) -> int:
@@ -339,7 +376,7 @@ def _table5(given: argparse.Namespace) -> int:
 
 
 def _artifacts(given: argparse.Namespace) -> int:
-    from cache.prune import usage
+    from cache.prune import stage_files, usage
     from cache.schemas import SCHEMAS
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
@@ -352,8 +389,11 @@ def _artifacts(given: argparse.Namespace) -> int:
         return 0
     if given.stage not in SCHEMAS:
         raise UserError(f"{given.stage}: no such stage; there are {', '.join(SCHEMAS)}")
-    for path in sorted((store.root / SCHEMAS[given.stage].folder).glob("*/*/*")):
-        made = path.stat()
+    for path in stage_files(store, given.stage):
+        try:
+            made = path.stat()
+        except FileNotFoundError:
+            continue
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
         print(f"{_size(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
     return 0
@@ -409,6 +449,14 @@ def _counts(text: str) -> tuple[int, ...]:
     if not all(count.isdecimal() and int(count) for count in counts):
         raise argparse.ArgumentTypeError(f"{text}: must be numbers from 1, such as 1,3,10")
     return tuple(map(int, counts))
+
+
+def _bytes(text: str) -> int:
+    """200G, 1.5T, 500M: powers of 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT])B?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text}: must be a size such as 200G, 500M or 1.5T")
+    return int(float(found[1]) * 1000 ** (1 + "kMGT".index(found[2])))
 
 
 def _size(count: int) -> str:

@@ -11,13 +11,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from cache import holds
 from cache.holds import FOLDER, LIVE_S, hold, release
 from cache.prune import prune, record_run
+from cache.schemas import SCHEMAS
 from cache.store import Store
+from cache.verify import verify
 from pipeline import cli
+from tests.test_cache_faults import chunks, flip
 from tests.test_cache_prune import age
 from tests.test_cache_schemas import store_example
 from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_weights
@@ -94,6 +99,41 @@ def test_a_root_that_cannot_be_written_to_is_not_held(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "root"]
 
 
+@pytest.mark.parametrize("stage", SCHEMAS)
+def test_verify_finds_every_damaged_artifact(stage: str, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (good, _), (bad, _) = (store_example(store, stage, seed) for seed in range(2))
+    assert not any(found.damaged for found in verify(store))
+    path = store.path(stage, "demo", "bear", bad)
+    start, size = max(chunks(path))
+    flip(path, path.read_bytes(), 8 * start + 4 * size)
+    found = {found.kind: found for found in verify(store)}
+    assert found[stage].files == 2
+    (line,) = found[stage].damaged
+    assert line.startswith(f"{path} is damaged") and "\n" not in line
+    assert Path(f"{path}.bad").exists() and not path.exists()
+    assert store.exists(stage, "demo", "bear", good)
+    assert not any(found.damaged for found in verify(store))
+
+
+def test_verify_compares_the_recipe_with_the_key(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made, _ = store_example(store, "scores")
+    with h5py.File(store.path("scores", "demo", "bear", made), "r+") as file:
+        file.attrs["recipe"] = '{"another":1}'
+    (line,) = [line for found in verify(store) for line in found.damaged]
+    assert "its recipe is not that of its key" in line
+
+
+def test_verify_takes_frames_without_rows(tmp_path: Path) -> None:
+    """A video of one frame has no flow, and one without proposals no boxes."""
+    store = Store(tmp_path)
+    with store.write("flow", "demo", "bear", {}) as out:
+        for name in ("to_previous", "to_next"):
+            out.put(name, np.zeros((0, 2, 48, 64), np.int16))
+    assert [found.damaged for found in verify(store) if found.files] == [[]]
+
+
 # --- with a real run ---------------------------------------------------------------------
 
 
@@ -147,6 +187,36 @@ def place(finished: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
     return Place(tmp_path)
+
+
+def test_verify_reads_all_that_a_run_left(place: Place) -> None:
+    done = place.dyenet("verify")
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert lines["features"].startswith("2 files") and lines["features"].endswith(" MB/s")
+    assert lines["recipes"].startswith("1 files") and "runs" in lines
+    assert lines["all"].endswith("MB/s; 0 damaged")
+    (recipe,) = (place.cache / "recipes").iterdir()
+    flip(recipe, recipe.read_bytes(), 4 * recipe.stat().st_size)
+    tubes = place.made("tubes")[0]
+    start, size = max(chunks(tubes))
+    flip(tubes, tubes.read_bytes(), 8 * start + 4 * size)
+    done = place.dyenet("verify")
+    assert done.returncode == 1
+    assert done.stderr.count("ERROR: ") == done.stderr.count("\n") == 2
+    assert done.stdout.endswith("; 2 damaged\n")
+    before = place.results()
+    shutil.rmtree(place.out)
+    place.luigi()
+    assert place.results() == before
+    assert place.dyenet("verify").returncode == 0
+
+
+@pytest.mark.parametrize("size", ["200", "inf", "nanG", "-1G", "1e3G", "G"])
+def test_a_size_must_be_a_size(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["prune", f"--max-size={size}"])
+    assert f"{size}: must be a size such as 200G" in capsys.readouterr().err
 
 
 def beside(place: Place, work: Callable[[], object], *more: str) -> dict[str, list[str]]:
