@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 TEMPORARY = ".tmp"
 BAD = ".bad"
@@ -26,6 +29,10 @@ class MissingArtifact(CacheError):
 
 class DamagedArtifact(CacheError):
     """The artifact's bytes are not those that were written; it is out of the way now."""
+
+
+class UnfitValues(CacheError):
+    """What was computed is not finite, so it is not kept."""
 
 
 @contextmanager
@@ -100,6 +107,42 @@ def write_file(path: Path, data: bytes) -> None:
     except OSError:
         draft.unlink()
         raise
+
+
+def write_record(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a dict as JSON with a checksum; OSError as write_file()."""
+    write_file(path, json.dumps({"values": values, "checksum": checksum(values)}).encode())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What write_record() wrote; empty if there is none.
+
+    A damaged one, or one of a version without checksums, is set aside: what it says can be
+    found again.
+    """
+    try:
+        stored = json.loads(path.read_bytes())
+        values: dict[str, Any] = stored["values"]
+        if stored["checksum"] == checksum(values):
+            return values
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    set_aside(path)
+    return {}
+
+
+def checksum(values: Any) -> str:
+    """Of a record's values, as write_record() adds it."""
+    text = json.dumps(values, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def set_aside(path: Path) -> None:
+    """Take a damaged file out of the way, where the folder can be written to."""
+    with suppress(OSError):
+        path.replace(f"{path}{BAD}")
 
 
 def _sync_folder(folder: Path) -> None:

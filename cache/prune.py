@@ -20,7 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from cache.files import BAD, GRACE_S, TEMPORARY, CacheError, reporting, write_file
+from cache.files import (
+    BAD,
+    GRACE_S,
+    TEMPORARY,
+    CacheError,
+    reporting,
+    set_aside,
+    trouble,
+    write_file,
+)
 from cache.holds import file_time, holds
 from cache.keys import key, short
 from cache.schemas import SCHEMAS
@@ -87,8 +96,12 @@ def record_run(
     """
     reached = {"keys": sorted({*keys}), "memo_keys": sorted({*memo_keys})}
     path = store.root / "runs" / run_id / f"{short(key(reached))}.json"
-    with reporting(path):
+    try:
         write_file(path, json.dumps({"time": time.time(), **reached}, indent=1).encode())
+    except OSError as error:
+        # One that is there says the same, of an earlier time.
+        if not path.exists():
+            raise trouble(path, error) from error
 
 
 def prune(
@@ -109,7 +122,8 @@ def prune(
     that those runs reach, nor what is younger than the oldest of the processes: it may be about
     to use it. stages: only their files (and only they count for max_bytes). keep_runs: only the
     newest so many runs count, and those that are worked on; None: all. Raises CacheError if a
-    record cannot be read (what it reached would be lost), and ValueError for an unknown stage.
+    record is damaged (what it reached would be lost), which is then set aside, and ValueError for
+    an unknown stage.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
         raise ValueError(f"no such stage: {', '.join(sorted(unknown))}")
@@ -241,10 +255,19 @@ def _last_use(runs: Runs, chosen: Collection[str]) -> dict[str, float]:
 
 
 def _load(path: Path) -> Record:
+    """A record; CacheError if it is damaged. Those in a run's folder are named after their keys."""
     try:
         record = json.loads(path.read_bytes())
-        return Record(time=record["time"], keys=record["keys"], memo_keys=record["memo_keys"])
+        keys, memo_keys = record["keys"], record["memo_keys"]
+        name = short(key({"keys": keys, "memo_keys": memo_keys}))
+        if path.parent.name == "runs" or path.stem == name:
+            return Record(time=float(record["time"]), keys=keys, memo_keys=memo_keys)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} is no record of a run: remove it to prune") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    set_aside(path)
+    raise CacheError(
+        f"{path} is damaged, and set aside: run its command once more, which records anew what it "
+        "reaches, or prune again without it"
+    )

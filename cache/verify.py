@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cache import keys
-from cache.files import BAD, CacheError, DamagedArtifact, MissingArtifact, trouble
+from cache.files import (
+    BAD,
+    CacheError,
+    DamagedArtifact,
+    MissingArtifact,
+    checksum,
+    set_aside,
+    trouble,
+)
 from cache.prune import stage_files
 from cache.reader import Reader
 from cache.schemas import SCHEMAS
@@ -21,7 +32,7 @@ class Verified:
     """What was read of a kind of file."""
 
     kind: str
-    """a stage, recipes or runs"""
+    """a stage, or recipes, runs or digests"""
     files: int = 0
     bytes: int = 0
     """on disk"""
@@ -32,31 +43,35 @@ class Verified:
 
 def verify(store: Store) -> Iterator[Verified]:
     """Read every artifact by stage - its structure, its key, the checksum of every chunk - and
-    the recipes and records of runs, which are named after what they hold.
+    then the recipes and records of runs and the digests of sources.
 
     Damaged ones are set aside as .bad, and the next run that needs them makes them anew. What
     other processes remove meanwhile is left out.
     """
     for stage in SCHEMAS:
         files = [path for path in stage_files(store, stage) if path.suffix == ".h5"]
-        yield _verify(stage, files)
-    yield _verify("recipes", sorted((store.root / "recipes").glob("*.json")))
-    yield _verify("runs", sorted((store.root / "runs").glob("*/*.json")))
+        yield _verified(stage, files, partial(_read_artifact, stage))
+    for kind, pattern, intact in (
+        ("recipes", "*.json", _named_after_content),
+        ("runs", "*/*.json", _named_after_content),
+        ("digests", "**/*.json", _has_its_checksum),
+    ):
+        files = sorted((store.root / kind).glob(pattern))
+        yield _verified(kind, files, partial(_read_record, intact))
 
 
-def _verify(kind: str, paths: Sequence[Path]) -> Verified:
+def _verified(kind: str, paths: Sequence[Path], read: Callable[[Path], None]) -> Verified:
     found, began = Verified(kind), time.perf_counter()
     for path in paths:
         try:
             size = path.stat().st_size
-            if kind in SCHEMAS:
-                _read_artifact(kind, path)
-            else:
-                _read_record(path)
+            read(path)
         except (MissingArtifact, FileNotFoundError):
             continue
-        except (CacheError, OSError) as error:
-            found.damaged.append(str(trouble(path, error) if isinstance(error, OSError) else error))
+        except OSError as error:
+            found.damaged.append(str(trouble(path, error)))
+        except CacheError as error:
+            found.damaged.append(str(error))
         found.files += 1
         found.bytes += size
     found.seconds = time.perf_counter() - began
@@ -72,15 +87,22 @@ def _read_artifact(stage: str, path: Path) -> None:
         reader.close()
 
 
-def _read_record(path: Path) -> None:
-    """Read a recipe or the record of a run; DamagedArtifact if its name is another content's."""
-    try:
-        content = json.loads(path.read_bytes())
-        # The time is of the last run that reached the same.
-        content.pop("time", None)
-        if keys.short(keys.key(content)) == path.stem:
+def _read_record(intact: Callable[[Path, dict[str, Any]], bool], path: Path) -> None:
+    """Read a JSON file; DamagedArtifact if it is not intact."""
+    text = path.read_bytes()
+    with suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        if intact(path, json.loads(text)):
             return
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        pass
-    path.replace(f"{path}{BAD}")
-    raise DamagedArtifact(f"{path} is damaged: renamed to {path.name}{BAD}; a run writes it anew")
+    set_aside(path)
+    raise DamagedArtifact(f"{path} is damaged: set aside as {path.name}{BAD}; a run makes it anew")
+
+
+def _named_after_content(path: Path, content: dict[str, Any]) -> bool:
+    # The time of a record is that of the last run that reached the same.
+    content.pop("time", None)
+    return keys.short(keys.key(content)) == path.stem
+
+
+def _has_its_checksum(path: Path, content: dict[str, Any]) -> bool:
+    # Those of an older version have none, and are not read any more.
+    return "checksum" not in content or content["checksum"] == checksum(content["values"])

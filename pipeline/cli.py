@@ -6,6 +6,7 @@ Arguments are parsed before anything heavy is imported.
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import time
@@ -85,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     prune.add_argument(
         "--min-age",
-        type=float,
+        type=_amount,
         default=1.0,
         metavar="HOURS",
         help="keep what is younger (default: 1)",
@@ -190,6 +191,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--videos", default="", help="only these: a,b")
     _add_settings(parser)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+
+
+def _amount(text: str) -> float:
+    """A number from 0, as argparse reads it."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+_amount.__name__ = "amount"
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:

@@ -62,7 +62,9 @@ def raft(device: str) -> Estimator:
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
     try:
-        model = raft_large(weights=Raft_Large_Weights.DEFAULT)
+        model = raft_large()
+        state = Raft_Large_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True)
+        model.load_state_dict(state)
     except OSError as error:
         raise ValueError(
             f"flow method 'raft' needs torchvision's weights {Raft_Large_Weights.DEFAULT}, "

@@ -169,7 +169,7 @@ def test_an_unreadable_record_stops_pruning(tmp_path: Path) -> None:
     (path,) = (tmp_path / "runs" / "one").iterdir()
     for text in ("{", '{"keys": [], "time": 1}'):
         path.write_text(text)
-        with pytest.raises(CacheError, match=rf"{path.name} is no record of a run"):
+        with pytest.raises(CacheError, match=rf"{path.name} is damaged, and set aside"):
             prune(store)
 
 

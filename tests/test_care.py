@@ -197,14 +197,16 @@ def test_verify_reads_all_that_a_run_left(place: Place) -> None:
     assert lines["recipes"].startswith("1 files") and "runs" in lines
     assert lines["all"].endswith("MB/s; 0 damaged")
     (recipe,) = (place.cache / "recipes").iterdir()
-    flip(recipe, recipe.read_bytes(), 4 * recipe.stat().st_size)
+    weights = next((place.cache / "digests" / "weights").iterdir())
+    for path in (recipe, weights):
+        flip(path, path.read_bytes(), 4 * path.stat().st_size)
     tubes = place.made("tubes")[0]
     start, size = max(chunks(tubes))
     flip(tubes, tubes.read_bytes(), 8 * start + 4 * size)
     done = place.dyenet("verify")
     assert done.returncode == 1
-    assert done.stderr.count("ERROR: ") == done.stderr.count("\n") == 2
-    assert done.stdout.endswith("; 2 damaged\n")
+    assert done.stderr.count("ERROR: ") == done.stderr.count("\n") == 3
+    assert done.stdout.endswith("; 3 damaged\n")
     before = place.results()
     shutil.rmtree(place.out)
     place.luigi()

@@ -10,6 +10,7 @@ from typing import Any
 
 import luigi
 
+from cache.files import CacheError
 from cache.holds import hold
 from cache.prune import record_run, sweep
 from cache.store import Store
@@ -86,8 +87,28 @@ class DatasetOptions:
 
     def plan(self, given: Mapping[str, str]) -> Recipe:
         """Digest the sources and write the recipe of a run with the settings given."""
-        root = cache_root()
-        Store(root).check_writable()
+        store = Store(cache_root())
+        try:
+            store.check_writable()
+        except CacheError:
+            if not self._served(given, store):
+                raise
+        recipe = self._recipe(given, store.root)
+        recipe.write(store.root)
+        hold(store.root, recipe.digest)
+        sweep(store)
+        reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
+        record_run(store, recipe.digest, reached)
+        return recipe
+
+    def _served(self, given: Mapping[str, str], store: Store) -> bool:
+        """Whether a cache that cannot be written to holds all that the run needs of it."""
+        try:
+            return store.root.is_dir() and chain.served(self._recipe(given, store.root), store)
+        except UserError:
+            return False
+
+    def _recipe(self, given: Mapping[str, str], root: Path) -> Recipe:
         options = Options(
             dataset=self.dataset,
             root=self.root,
@@ -98,13 +119,7 @@ class DatasetOptions:
             device=self.device,
             settings=override(configured(), given),
         )
-        recipe = plan_run(options, root)
-        recipe.write(root)
-        hold(root, recipe.digest)
-        sweep(Store(root))
-        reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
-        record_run(Store(root), recipe.digest, reached)
-        return recipe
+        return plan_run(options, root)
 
     def folder(self, recipe: Recipe) -> Path:
         """The output folder."""

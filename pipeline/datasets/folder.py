@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, images
+from pipeline.datasets.layout import Video, images, one_each
 from pipeline.errors import UserError
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -25,6 +25,7 @@ def videos(root: Path, split: str) -> Iterator[Video]:
             f"--root {root}: holds no videos; put them there as <video>/ or <video>.mp4, "
             "and their first masks as masks/<video>.png"
         )
+    one_each((path.name if path.is_dir() else path.stem, path) for path in found)
     for path in found:
         yield video(path, root / "masks", root / "annotations")
 
@@ -60,7 +61,7 @@ def clip(path: Path, given: str) -> Iterator[Video]:
 
 
 def _frames(path: Path, name: str) -> tuple[tuple[Path, ...] | Path, Sequence[str]]:
-    if path.is_file():
+    if not path.is_dir():
         return path, ()
     frames = images(path)
     if not frames:
@@ -69,7 +70,7 @@ def _frames(path: Path, name: str) -> tuple[tuple[Path, ...] | Path, Sequence[st
 
 
 def _given(masks: Path, names: Sequence[str], name: str) -> dict[int, Path]:
-    if masks.is_file():
+    if not masks.is_dir():
         return {0: masks}
     found = _by_frame(masks, names, name)
     if not found:

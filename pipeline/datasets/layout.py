@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from stages.frames import MaskSource
@@ -43,8 +45,24 @@ class Dataset:
 
 
 def images(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder in the order of their names."""
-    return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES))
+    """The images of a folder in the order of their names.
+
+    UserError where two differ only in their suffix: frames and masks go by the rest.
+    """
+    found = tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES))
+    one_each((path.stem, path) for path in found)
+    return found
+
+
+def one_each(named: Iterable[tuple[str, Path]]) -> None:
+    """UserError where two files have one name, naming both."""
+    known: dict[str, Path] = {}
+    for name, path in named:
+        if name in known:
+            raise UserError(
+                f"{known[name]} and {path.name}: both are called {name}; rename one or take it away"
+            )
+        known[name] = path
 
 
 def one_of(asked: str, known: Sequence[str]) -> str:

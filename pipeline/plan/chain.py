@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import cache.keys
+from cache.store import Store
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings
 from pipeline.plan.variants import Variant
@@ -243,6 +244,16 @@ def report_labels(plan: Mapping[str, Spec]) -> tuple[str, ...]:
     tracklets = [name for name, spec in plan.items() if spec.stage == "tracklets"]
     every = [name for name, spec in plan.items() if spec.stage in ("matches", "scores")]
     return (final(plan), *tracklets[-1:], *every)
+
+
+def served(recipe: Recipe, store: Store) -> bool:
+    """Whether the cache holds all that a report reads: nothing is to be computed or written."""
+    return all(
+        store.exists(plan[name].stage, recipe.dataset, video, plan[name].key)
+        for video in recipe.videos
+        for plan in [artifacts_of(recipe, video)]
+        for name in report_labels(plan)
+    )
 
 
 def label(stage: str, iteration: int = 0) -> str:

@@ -34,6 +34,8 @@ CODECS = "mp4v", "avc1"
 """tried in this order: OpenCV's own wheels write the first, some system builds only the second"""
 QUALITY = 72
 """of the small JPEGs"""
+SIDE = 2, 8000
+"""px that a side of an overlay video has, at least and at most: what its codec can hold"""
 FPS = 24.0
 """of an overlay video whose input names no rate"""
 
@@ -105,7 +107,8 @@ def picture(image: Image, mask: IndexMask, width: int) -> Image:
     """A frame with its masks, resized to be `width` px wide."""
     import cv2
 
-    size = width, max(1, round(image.shape[0] * width / image.shape[1]))
+    height = round(image.shape[0] * width / image.shape[1])
+    size = width, min(max(1, height), SIDE[1])
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     # Drawn after the resize, or the outlines would vanish in it.
     return overlay(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
@@ -125,18 +128,27 @@ class VideoFile:
     """An mp4 file in the making: write() every frame, then close()."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
-        """size: (H, W) px. UserError if OpenCV can write no mp4 here."""
+        """size: (H, W) px, scaled where the codec cannot hold it.
+
+        UserError if OpenCV can write no mp4 here.
+        """
         import cv2
 
+        scale = min(1.0, SIDE[1] / max(size))
+        self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
         for codec in CODECS:
             code = cv2.VideoWriter.fourcc(*codec)
-            self._file = cv2.VideoWriter(str(path), code, fps or FPS, size[::-1])
+            self._file = cv2.VideoWriter(str(path), code, fps or FPS, self._size[::-1])
             if self._file.isOpened():
                 return
         raise UserError(f"{path}: this OpenCV can write no mp4 (tried {', '.join(CODECS)})")
 
     def write(self, image: Image) -> None:
         """Add a frame: (H, W, 3) RGB."""
+        import cv2
+
+        if image.shape[:2] != self._size:
+            image = cv2.resize(image, self._size[::-1], interpolation=cv2.INTER_AREA)
         self._file.write(np.ascontiguousarray(image[..., ::-1]))
 
     def close(self) -> None:

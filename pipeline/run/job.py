@@ -10,7 +10,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.digests import FileDigests
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.holds import hold
 from cache.memo import MASK, VECTOR, BoxMemo
@@ -19,9 +18,7 @@ from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
-from pipeline.errors import UserError
 from pipeline.plan.chain import Spec, label, planned, version
-from pipeline.plan.inputs import module_digests
 from pipeline.plan.machine import device
 from pipeline.plan.recipe import VideoRecipe, read
 from pipeline.run import artifacts
@@ -197,9 +194,6 @@ class Job:
     def networks(self) -> Networks:
         """The networks of this video, loaded once a process."""
         path, precision = Path(self.made.weights), self.recipe.settings.run.precision
-        with FileDigests(self.store.root) as digests:
-            if module_digests(path, digests, self.store.root) != self.made.modules:
-                raise UserError(f"weights {path}: changed since the run was planned; start it anew")
         return load(path, tuple(sorted(self.made.modules.items())), self.device, precision)
 
     def mask_memo(self) -> AbstractContextManager[BoxMemo]:
@@ -256,7 +250,8 @@ class Job:
 
 @lru_cache(maxsize=1)
 def load(path: Path, digests: tuple[tuple[str, str], ...], device: str, precision: str) -> Networks:
-    """Networks of a weights file; digests: of its modules, so that a new file is read anew."""
+    """Networks of a weights file; digests: of its modules as planned, which its tensors have."""
     from models.weights import load as load_weights
 
-    return load_weights(path, device, precision)
+    planned = dict(digests)
+    return load_weights(path, device, precision, planned, planned)
