@@ -53,6 +53,15 @@ def trouble(path: Path, error: OSError) -> CacheError:
     )
 
 
+def readable(count: float) -> str:
+    """A number of bytes: 12.3 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents; CacheError if that fails."""
     with reporting(folder):

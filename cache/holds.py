@@ -40,6 +40,8 @@ class Hold:
     began: float
     """0 if that cannot be read; by the file system's clock"""
     live: bool
+    mine: bool
+    """whether it is this process's own"""
 
 
 def hold(root: Path, run_id: str) -> None:
@@ -67,15 +69,14 @@ def release(root: Path, run_id: str) -> None:
 
 
 def holds(root: Path) -> Iterator[Hold]:
-    """All holds below a root, also of killed processes; this process's own are left out."""
+    """All holds below a root, also of killed processes."""
     now = file_time(root)
     own = set(_mine.values())
     for path in sorted((root / FOLDER).glob(f"*{SUFFIX}")):
         with suppress(FileNotFoundError):
             touched = path.stat().st_mtime
-            if path not in own:
-                run_id = path.name.rpartition("-")[0]
-                yield Hold(path, run_id, _began(path), touched > now - LIVE_S)
+            run_id, live = path.name.rpartition("-")[0], touched > now - LIVE_S
+            yield Hold(path, run_id, _began(path), live, path in own)
 
 
 def file_time(root: Path) -> float:

@@ -130,7 +130,7 @@ def prune(
     # Listed before the holds are read: a run that begins later finds out itself what is gone.
     entries = [e for e in _entries(store) if stages is None or e.stage in stages]
     drafts = list(_drafts(store)) if stages is None else []
-    held = list(holds(store.root))
+    held = [hold for hold in holds(store.root) if not hold.mine]
     working = {hold.run_id for hold in held if hold.live}
     began = [hold.began for hold in held if hold.live]
     oldest = min([file_time(store.root) - min_age_s, *began])

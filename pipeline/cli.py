@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import CacheError
+from cache.files import CacheError, readable
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ def parser() -> argparse.ArgumentParser:
     segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
     _add_settings(segment)
     segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    segment.add_argument(
+        "--keep",
+        default="all",
+        choices=("all", "results"),
+        help="what of the cache stays; results: features, flow and boxes go at the end",
+    )
     segment.set_defaults(command=_segment)
 
     status = commands.add_parser("status", help="what of a run is cached, and why the rest is not")
@@ -250,7 +256,9 @@ def _segment(given: argparse.Namespace) -> int:
         set=given.set,
         device=given.device,
         output=str(given.output),
+        keep=given.keep,
     )
+    task.tell_cost([task.recipe])
     done = engine.build(task)
     if done:
         print(f"results: {given.output}")
@@ -310,8 +318,8 @@ def _prune(given: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"--stages {given.stages}: {error}") from None
     for item in found:
-        print(f"{_size(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
-    total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"
+        print(f"{readable(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
+    total = f"{len(found)} files, {readable(sum(item.bytes for item in found))}"
     print(f"deleted {total}" if given.delete else f"{total}; --delete removes them")
     return 0
 
@@ -336,7 +344,7 @@ def _verify(given: argparse.Namespace) -> int:
 
 
 def _speed_of(files: int, size: int, seconds: float) -> str:
-    return f"{files:7} files {_size(size):>9} {size / 1e6 / max(seconds, 1e-9):8.0f} MB/s"
+    return f"{files:7} files {readable(size):>9} {size / 1e6 / max(seconds, 1e-9):8.0f} MB/s"
 
 
 def _score(given: argparse.Namespace) -> int:
@@ -396,7 +404,7 @@ def _artifacts(given: argparse.Namespace) -> int:
     store = Store(cache_root())
     if given.stage is None:
         for stage, used in usage(store).items():
-            print(f"{stage:14} {used.files:7} files {_size(used.bytes):>9}")
+            print(f"{stage:14} {used.files:7} files {readable(used.bytes):>9}")
         print(store.root)
         return 0
     if given.stage not in SCHEMAS:
@@ -407,7 +415,7 @@ def _artifacts(given: argparse.Namespace) -> int:
         except FileNotFoundError:
             continue
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
-        print(f"{_size(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
+        print(f"{readable(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
     return 0
 
 
@@ -469,16 +477,6 @@ def _bytes(text: str) -> int:
     if found is None:
         raise argparse.ArgumentTypeError(f"{text}: must be a size such as 200G, 500M or 1.5T")
     return int(float(found[1]) * 1000 ** (1 + "kMGT".index(found[2])))
-
-
-def _size(count: int) -> str:
-    """12.3 MB."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from cache import holds
 from cache.holds import FOLDER, LIVE_S, hold, release
@@ -21,11 +24,14 @@ from cache.prune import prune, record_run
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.verify import verify
-from pipeline import cli
-from tests.test_cache_faults import chunks, flip
+from pipeline import RunDataset, cli
+from pipeline.plan.cost import cost
+from pipeline.plan.inputs import Options, plan_run
+from pipeline.plan.settings import RunSettings, override
+from tests.test_cache_faults import chunks, flip, mounted
 from tests.test_cache_prune import age
 from tests.test_cache_schemas import store_example
-from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_weights
+from tests.tiny_run import ROOT, command, environment, ran, write_dataset, write_mask, write_weights
 
 EVERYTHING = {"min_age_s": 0.0, "keep_runs": 0, "max_bytes": 0, "delete": True}
 
@@ -219,6 +225,103 @@ def test_a_size_must_be_a_size(size: str, capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit, match="2"):
         cli.main(["prune", f"--max-size={size}"])
     assert f"{size}: must be a size such as 200G" in capsys.readouterr().err
+
+
+PASSED = ["evidence", "embeddings", "features", "flow", "proposals", "search"]
+
+
+def test_only_results_are_kept(finished: Place, place: Place) -> None:
+    shutil.rmtree(place.cache)
+    shutil.rmtree(place.out)
+    said = place.luigi("--keep", "results").stdout
+    assert re.search(r"^cache: about \S+ [kM]B for 8 frames, of which \S+ [kM]B stay$", said, re.M)
+    assert place.results() == finished.results()
+    assert not [path for stage in PASSED for path in place.made(stage)]
+    assert len(place.made("tubes")) == 4
+    assert "nothing to do" in place.luigi("--keep", "results").stdout
+    shutil.rmtree(place.out)
+    tasks = ran(place.luigi().stdout)
+    assert tasks["ant"] == ["export"] and place.results() == finished.results()
+    tasks = ran(place.luigi("--rho-reid", "0.3", "--keep", "results").stdout)
+    assert set(PASSED) < set(tasks["ant"]) and "frames" not in tasks["ant"]
+
+
+def test_a_sweep_that_keeps_results_makes_what_its_values_share_once(place: Place) -> None:
+    shutil.rmtree(place.cache)
+    shutil.rmtree(place.out)
+    values = ["--rho-reid-values", "0.3,0.5", "--keep", "results"]
+    tasks = ran(place.luigi(*values, task="SweepThreshold").stdout)
+    for video in ("ant", "bee"):
+        assert [tasks[video].count(stage) for stage in PASSED] == [1] * len(PASSED)
+    assert not [path for stage in PASSED for path in place.made(stage)]
+    assert not list((place.cache / FOLDER).iterdir())
+
+
+def test_what_another_run_under_way_reaches_is_kept(place: Place) -> None:
+    """Its variant needs features and flow, but no boxes."""
+    place.luigi("--variant", "remp", "--output", place.folder / "other")
+    (usual,) = {path.stem for path in (place.cache / "recipes").iterdir()} - {_newest(place)}
+    process = holding(place.cache, _newest(place))
+    place.luigi("--rho-reid", "0.3", "--keep", "results")
+    process.communicate()
+    left = [stage for stage in PASSED if place.made(stage)]
+    assert usual and left == ["features", "flow"]
+
+
+def _newest(place: Place) -> str:
+    """The run that was planned last."""
+    records = (place.cache / "runs").glob("*/*.json")
+    return max(records, key=lambda path: path.stat().st_mtime).parent.name
+
+
+def large_frames(folder: Path) -> Path:
+    """A dataset of one video of ten frames of 854 x 480 that all are the same."""
+    video, masks = folder / "DATA" / "clip", folder / "DATA" / "masks" / "clip"
+    for made in (video, masks):
+        made.mkdir(parents=True)
+    image = np.random.default_rng(0).integers(0, 256, (480, 854, 3), np.uint8)
+    for j in range(10):
+        Image.fromarray(image).save(video / f"{j:05d}.jpg")
+    write_mask(masks / "00000.png", np.eye(480, 854, dtype=np.uint8))
+    return folder / "DATA"
+
+
+@pytest.mark.parametrize(("width", "height"), [(854, 480), (427, 240)])
+def test_a_frame_of_480p_costs_about_7_mb(
+    width: int, height: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is scaled to that."""
+    monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
+    data = large_frames(tmp_path)
+    options = Options(
+        "folder", str(data), settings=override(RunSettings(), {"frames.height": "480"})
+    )
+    for path in data.rglob("*.jpg"):
+        Image.open(path).resize((width, height)).save(path)
+    recipe = plan_run(options, tmp_path / "cache")
+    recipe.write(tmp_path / "cache")
+    found = cost([recipe, recipe], Store(tmp_path / "cache"))["clip"]
+    assert found.frames == 10
+    assert 65e6 < found.staying + found.passing < 75e6
+    assert found.staying < 2e6
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from mounted(tmp_path / "disk", "size=60m")
+
+
+def test_a_disk_without_room_is_said_before_the_run(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(small_disk))
+    options = {"dataset": "folder", "root": str(large_frames(tmp_path)), "output": str(tmp_path)}
+    task = RunDataset(**options, set=["frames.height=480"])
+    task.tell_cost([task.recipe])
+    found = capsys.readouterr()
+    assert found.out.startswith("cache: about 7") and found.out.endswith(" MB for 10 frames\n")
+    assert found.err.count("\n") == 1
+    assert found.err.startswith(f"WARNING: {small_disk} has room for ")
 
 
 def beside(place: Place, work: Callable[[], object], *more: str) -> dict[str, list[str]]:

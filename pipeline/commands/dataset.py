@@ -21,7 +21,7 @@ import luigi
 
 from cache.store import LIBRARIES
 from pipeline.commands import engine
-from pipeline.commands.options import DatasetOptions
+from pipeline.commands.options import ALL, RESULTS, DatasetOptions, KeepOption
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
 from pipeline.plan.profiles import EXTENDED
@@ -39,19 +39,22 @@ BEGAN = time.time()
 """when this process started"""
 
 
-class RunDataset(DatasetOptions, luigi.WrapperTask):
+class RunDataset(KeepOption, DatasetOptions, luigi.WrapperTask):
     """Segment every video of a split, score it and write the report."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         with engine.command():
             self.recipe = self.plan(single(self.assignments()))
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.folder(self.recipe)} is up to date", flush=True)
+            if engine.commanded():
+                if self.complete():
+                    print(f"nothing to do: {self.folder(self.recipe)} is up to date", flush=True)
+                else:
+                    self.tell_cost([self.recipe])
 
     def requires(self) -> dict[str, luigi.Task]:
         folder = str(self.folder(self.recipe))
-        return {"report": Report(run_digest=self.recipe.digest, folder=folder)}
+        return {"report": Report(run_digest=self.recipe.digest, folder=folder, keep=self.keep)}
 
 
 class Export(Step):
@@ -60,6 +63,7 @@ class Export(Step):
     video = luigi.Parameter(description="name of the video")
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -83,6 +87,8 @@ class Export(Step):
         with Job(cache_root(), self.run_digest, self.video, progress) as job:
             result = replace(video_result(job), keys=chain.export_keys(job.specs))
             export_video(result, Path(self.folder))
+            if self.keep == RESULTS:
+                job.drop(chain.PASSING)
 
 
 class Report(Step):
@@ -90,13 +96,16 @@ class Report(Step):
 
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
         needed: dict[str, luigi.Task] = {}
         for video in read(cache_root(), self.run_digest).videos:
-            needed[video] = Export(video=video, run_digest=self.run_digest, folder=self.folder)
+            needed[video] = Export(
+                video=video, run_digest=self.run_digest, folder=self.folder, keep=self.keep
+            )
             plan = chain.planned(cache_root(), self.run_digest, video)
             tasks = stage_tasks(self.run_digest, video, chain.report_labels(plan))
             needed |= {f"{video} {name}": task for name, task in tasks.items()}

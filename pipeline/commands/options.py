@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import shutil
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import luigi
 
-from cache.files import CacheError
+from cache.files import CacheError, readable
 from cache.holds import hold
 from cache.prune import record_run, sweep
 from cache.store import Store
@@ -22,6 +24,9 @@ from pipeline.plan.profiles import EXTENDED, PROFILES
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
 from pipeline.plan.variants import FULL, VARIANTS
+
+ALL, RESULTS = "all", "results"
+"""values of --keep"""
 
 
 class Assignments(tuple[str, ...]):
@@ -125,6 +130,37 @@ class DatasetOptions:
         """The output folder."""
         name = f"{recipe.dataset}-{recipe.split}-{recipe.settings.run.variant}"
         return Path(self.output or f"runs/{name}").absolute()
+
+
+class KeepOption:
+    """What of the cache a run leaves."""
+
+    keep = luigi.ChoiceParameter(
+        default=ALL,
+        choices=(ALL, RESULTS),
+        significant=False,
+        description="results: features, flow and boxes of a video go once its masks are exported",
+    )
+
+    def tell_cost(self, recipes: Sequence[Recipe]) -> None:
+        """Say what runs will add to the cache, and whether its disk has so much room."""
+        from pipeline.plan.cost import cost
+
+        store = Store(cache_root())
+        if not (found := cost(recipes, store).values()):
+            return
+        staying, passing = sum(c.staying for c in found), [c.passing for c in found]
+        most = staying + (max(passing) if self.keep == RESULTS else sum(passing))
+        said = f"cache: about {readable(most)} for {sum(c.frames for c in found)} frames"
+        if self.keep == RESULTS:
+            said += f", of which {readable(staying)} stay"
+        print(said, flush=True)
+        if (free := shutil.disk_usage(store.root).free) < most:
+            print(
+                f"WARNING: {store.root} has room for {readable(free)}; free space there (dyenet "
+                "prune), add --keep results, or choose another folder in DYENET_CACHE",
+                file=sys.stderr,
+            )
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,16 @@ from typing import Any
 
 import luigi
 
+from cache.holds import release
 from pipeline.commands import engine
 from pipeline.commands.dataset import Report
-from pipeline.commands.options import DatasetOptions
+from pipeline.commands.options import DatasetOptions, KeepOption
 from pipeline.errors import UserError
+from pipeline.plan.inputs import cache_root
 from pipeline.plan.settings import parse, parse_set, run_name
 
 
-class SweepThreshold(DatasetOptions, luigi.Task):
+class SweepThreshold(KeepOption, DatasetOptions, luigi.Task):
     """Run a dataset with several values of rho_reid, or of any settings, and compare.
 
     Writes OUT/sweep.csv, a row for each combination of values and each iteration
@@ -44,8 +46,11 @@ class SweepThreshold(DatasetOptions, luigi.Task):
             settings = [dict(zip(given, values, strict=True)) for values in combined]
             self.values = {run_name(swept): swept for swept in map(self._swept, settings)}
             self.recipes = {run_name(self._swept(values)): self.plan(values) for values in settings}
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.top} is up to date", flush=True)
+            if engine.commanded():
+                if self.complete():
+                    print(f"nothing to do: {self.top} is up to date", flush=True)
+                else:
+                    self.tell_cost(list(self.recipes.values()))
 
     def _swept(self, values: Mapping[str, str]) -> dict[str, Any]:
         """The settings that vary, with their values in one run."""
@@ -61,7 +66,7 @@ class SweepThreshold(DatasetOptions, luigi.Task):
     def reports(self) -> list[Report]:
         """The runs, in the order of their values."""
         return [
-            Report(run_digest=recipe.digest, folder=str(self.top / name))
+            Report(run_digest=recipe.digest, folder=str(self.top / name), keep=self.keep)
             for name, recipe in self.recipes.items()
         ]
 
@@ -81,8 +86,10 @@ class SweepThreshold(DatasetOptions, luigi.Task):
 
     def run(self) -> Generator[Report, Any, None]:
         # One value after the other: runs at the same time would each propagate what they share.
-        for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
+        for report in self.reports:
             yield report
+            # With --keep results a later value may remove what only this one still held.
+            release(cache_root(), report.run_digest)
         from pipeline.pages.sweep import sweep_html
         from pipeline.results.files import write_text
 
