@@ -17,9 +17,9 @@ from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
 from stages.frames import BadInput, extent, working_size
 
-COMPRESSED = {"features": 0.83, "flow": 0.35, "embeddings": 0.8}
+COMPRESSED = {"features": 0.83, "flow": 0.4, "embeddings": 0.79}
 """share of the bytes of the arrays that their files have: measured on the demo"""
-OTHERS = 5_000
+OTHERS = 2_000
 """bytes a frame of an artifact of any other stage"""
 
 
