@@ -121,12 +121,14 @@ def prune(
     younger than min_age_s goes. While other processes work on runs (cache.holds), nothing goes
     that those runs reach, nor what is younger than the oldest of the processes: it may be about
     to use it. stages: only their files (and only they count for max_bytes). keep_runs: only the
-    newest so many runs count, and those that are worked on; None: all. Raises CacheError if a
-    record is damaged (what it reached would be lost), which is then set aside, and ValueError for
-    an unknown stage.
+    newest so many runs count, and those that are worked on; None: all. Raises CacheError for an
+    unknown stage and if a record is damaged (what it reached would be lost), which is then set
+    aside.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
-        raise ValueError(f"no such stage: {', '.join(sorted(unknown))}")
+        raise CacheError(
+            f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(SCHEMAS)}"
+        )
     # Listed before the holds are read: a run that begins later finds out itself what is gone.
     entries = [e for e in _entries(store) if stages is None or e.stage in stages]
     drafts = list(_drafts(store)) if stages is None else []

@@ -25,6 +25,7 @@ from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.verify import verify
 from pipeline import RunDataset, cli
+from pipeline.errors import UserError
 from pipeline.plan.cost import cost
 from pipeline.plan.inputs import Options, plan_run
 from pipeline.plan.settings import RunSettings, override
@@ -316,12 +317,17 @@ def test_a_disk_without_room_is_said_before_the_run(
 ) -> None:
     monkeypatch.setenv("DYENET_CACHE", str(small_disk))
     options = {"dataset": "folder", "root": str(large_frames(tmp_path)), "output": str(tmp_path)}
-    task = RunDataset(**options, set=["frames.height=480"])
-    task.tell_cost([task.recipe])
+    task = RunDataset(**options, set=("frames.height=480",))
+    assert not task.say_cost_unless(False, [task.recipe])
     found = capsys.readouterr()
     assert found.out.startswith("cache: about 7") and found.out.endswith(" MB for 10 frames\n")
     assert found.err.count("\n") == 1
     assert found.err.startswith(f"WARNING: {small_disk} has room for ")
+
+
+def test_what_to_keep_is_one_of_two(place: Place) -> None:
+    with pytest.raises(UserError, match="--keep some: must be all or results"):
+        _ = RunDataset(dataset="demo", keep="some", output=str(place.out / "new")).report
 
 
 def beside(place: Place, work: Callable[[], object], *more: str) -> dict[str, list[str]]:
