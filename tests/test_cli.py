@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline import RunDataset, cli
 from pipeline.plan import machine
-from pipeline.plan.options import DATASET, RUN, VIDEOS
+from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS
 from tests.clip import draw
 from tests.tiny_run import FRAMES, command, write_dataset, write_weights
 
@@ -81,7 +81,7 @@ def test_options_are_those_of_run_dataset(name: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main([name, "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    mine = {"segment": RUN, "status": DATASET | VIDEOS | RUN, "score": DATASET}[name]
+    mine = {"segment": RUN | KEEP, "status": DATASET | VIDEOS | RUN, "score": DATASET}[name]
     parameters = dict(RunDataset.get_params())
     for option, about in mine.items():
         assert f"--{option.replace('_', '-')} " in said and about.help in said
