@@ -23,8 +23,10 @@ from cache import keys
 from cache.store import LIBRARIES
 from pipeline.commands import engine
 from pipeline.commands.options import RunOptions
+from pipeline.errors import UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root, sources
+from pipeline.plan.options import ALL, RESULTS
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
 from pipeline.run.group import VideoGroup, grouped
@@ -53,7 +55,7 @@ class RunDataset(RunOptions, luigi.WrapperTask):
     @engine.command()
     def report(self) -> Report:
         """The run's last task."""
-        return report_of(self.recipe, self.top)
+        return report_of(self.recipe, self.top, self.keep)
 
     @property
     def top(self) -> Path:  # type: ignore[override]
@@ -61,6 +63,9 @@ class RunDataset(RunOptions, luigi.WrapperTask):
 
     def requires(self) -> dict[str, luigi.Task]:
         return {"report": self.report}
+
+    def complete(self) -> bool:
+        return self.say_cost_unless(self.report.complete(), [self.recipe])
 
 
 class ComputeFlow(RunDataset):
@@ -79,6 +84,9 @@ class ComputeFlow(RunDataset):
             for names in grouped(self.recipe.videos)
         }
 
+    def complete(self) -> bool:
+        return all(task.complete() for task in self.requires().values())
+
 
 class Export(Step):
     """The files of one video below the output folder."""
@@ -86,6 +94,7 @@ class Export(Step):
     video = luigi.Parameter(description="name of the video")
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -110,16 +119,20 @@ class Export(Step):
             result = replace(video_result(job), keys=chain.export_keys(job.specs))
             take(Path(self.folder), job.recipe)
             export_video(result, Path(self.folder))
+            if self.keep == RESULTS:
+                job.drop(chain.PASSING)
 
 
 class SegmentVideos(VideoGroup):
     """Exported files of some videos, and what is reported of them."""
 
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     def tasks(self, video: str) -> list[luigi.Task]:
         plan = chain.planned(cache_root(), self.run_digest, video)
-        export = Export(video=video, run_digest=self.run_digest, folder=self.folder)
+        given = {"run_digest": self.run_digest, "folder": self.folder, "keep": self.keep}
+        export = Export(video=video, **given)
         reported = stage_tasks(self.run_digest, video, chain.report_labels(plan))
         return [export, *reported.values()]
 
@@ -136,15 +149,14 @@ class Report(Step):
 
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
         recipe = read(cache_root(), self.run_digest)
-        return {
-            names[0]: SegmentVideos(videos=names, run_digest=recipe.digest, folder=self.folder)
-            for names in grouped(recipe.videos)
-        }
+        given = {"run_digest": recipe.digest, "folder": self.folder, "keep": self.keep}
+        return {names[0]: SegmentVideos(videos=names, **given) for names in grouped(recipe.videos)}
 
     def complete(self) -> bool:
         from pipeline.results.export import exported
@@ -179,7 +191,7 @@ class Report(Step):
         progress.tell(str(page))
 
 
-def report_of(recipe: Recipe, folder: Path) -> Report:
+def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
     """The report of a run into a folder that is fit for it, and taken unless all is done.
 
     UserError if the run would write over what it reads or over files of others, or if the
@@ -190,8 +202,10 @@ def report_of(recipe: Recipe, folder: Path) -> Report:
     from pipeline.results.made import sweep
     from pipeline.results.tables import refuse_foreign_report
 
+    if keep not in (ALL, RESULTS):
+        raise UserError(f"--keep {keep}: must be {ALL} or {RESULTS}")
     check_apart(folder, recipe.videos, sources(recipe) | {cache_root(): "the artifact root"})
-    report = Report(run_digest=recipe.digest, folder=str(folder))
+    report = Report(run_digest=recipe.digest, folder=str(folder), keep=keep)
     if not report.complete():
         refuse_foreign_report(folder)
         for video in recipe.videos:
