@@ -79,7 +79,7 @@ def open_video(root: Path, run_digest: str, video: str) -> Video:
     return _opened(root, run_digest)[video]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def _opened(root: Path, run_digest: str) -> dict[str, Video]:
     """The videos of a recipe by name. Kept, since a dataset is listed as a whole."""
     made = read(root, run_digest)
