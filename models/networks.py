@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ from models import geometry, propagation
 from models.backbone import STRIDE, fold_batch_norms, leave_cudnn, pin_kernels
 from models.config import Architecture
 from models.mask_network import MaskNetwork
-from models.memory import Memory
+from models.memory import Given, Memory, stack
 from models.propagation import Recurrence
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
@@ -211,14 +211,13 @@ class Networks:
         masks: npt.NDArray[np.uint8],
         *,
         plain: bool = False,
-        given: Sequence[tuple[Memory, bool]] = (),
+        given: Given = (),
     ) -> State:
         """State of N objects in one frame.
 
         f (C, h, w), fine (C4, h4, w4) or None, boxes (N, 4) px that the masks
         (N, t, t) probability * 255 fill (any side t). The RoI box of each object is that
-        of its mask's tight box. given: what given masks show (remember()), each with whether
-        it is of the same object.
+        of its mask's tight box. given: what given masks show in their RoIs.
         """
         remp = self._remp(plain)
         with self.inference():
@@ -237,16 +236,16 @@ class Networks:
         fine: Tensor | None,
         box: Tensor,
         mask: Tensor,
-        given: Sequence[tuple[Memory, bool]],
+        given: Given,
     ) -> Recurrence:
         """One object: f (1, C, h, w), box (1, 4) px, mask (1, t, t) in it, 0..255."""
         a = self.architecture
         index = torch.zeros(1, dtype=torch.long, device=f.device)
         roi, own = self._roi(box, mask)
         memory = propagation.memorise(remp, a, f, roi, own, index)
-        if memory is not None and given:
-            memory = memory.beside(given, a.roi_size**2)
-        return propagation.start(remp, a, f, fine, roi, own, index, memory)
+        known = None if memory is None else memory.with_given(given)
+        entered = propagation.start(remp, a, f, fine, roi, own, index, known)
+        return replace(entered, memory=memory, given=given)
 
     def remember(
         self, f: npt.NDArray[np.float16], box: Array, mask: npt.NDArray[np.uint8], *, plain: bool
@@ -319,7 +318,8 @@ class Networks:
         index = torch.zeros(size, dtype=torch.long, device=f.device)
         joined = join([*parts, *[parts[-1]] * (size - len(parts))])
         moved = propagation.step(remp, self.architecture, joined, f, fine, flow, index)
-        return split(moved)[: len(parts)]
+        rows = split(moved)[: len(parts)]
+        return [_kept(now, before) for now, before in zip(rows, parts, strict=True)]
 
 
 def _padded(boxes: Array, count: int) -> Iterator[tuple[Array, int]]:
@@ -337,8 +337,8 @@ def areas(parts: Sequence[Recurrence]) -> Array:
 
 def join(parts: Sequence[Recurrence]) -> Recurrence:
     """One recurrence over all objects of several."""
-    memories = [p.memory for p in parts if p.memory is not None]
-    memory = Memory(*map(torch.cat, zip(*memories, strict=True))) if memories else None
+    memories = [p.memory.with_given(p.given) for p in parts if p.memory is not None]
+    memory = stack(memories) if memories else None
     return Recurrence(
         torch.cat([p.boxes for p in parts]),
         torch.cat([p.hidden for p in parts]),
@@ -349,7 +349,7 @@ def join(parts: Sequence[Recurrence]) -> Recurrence:
 
 
 def split(joined: Recurrence) -> list[Recurrence]:
-    """The inverse of join()."""
+    """One recurrence for each object of one; their memories hold what joined them."""
 
     def row(tensor: Tensor | None, i: int) -> Tensor | None:
         return None if tensor is None else tensor[i : i + 1]
@@ -366,3 +366,11 @@ def split(joined: Recurrence) -> list[Recurrence]:
         )
         for i in range(len(joined.boxes))
     ]
+
+
+def _kept(now: Recurrence, before: Recurrence) -> Recurrence:
+    """One object after a step; of the starting frame and the given masks it holds no copy."""
+    if now.memory is None or before.memory is None:
+        return now
+    memory = now.memory._replace(keys=before.memory.keys, sides=before.memory.sides)
+    return replace(now, memory=memory, given=before.given)
