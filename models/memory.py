@@ -160,17 +160,21 @@ class AppearanceMemory(nn.Module):
         Returns (N, 3, m, m): soft maximum of the cosines to the object's cells, the same to
         the rest, and the label read by softmax over all cells.
         """
+        guide = self.compare(self.keys(x), memory)
+        return guide.reshape(len(x), CHANNELS, *x.shape[-2:])
+
+    def compare(self, keys: Tensor, memory: Memory) -> Tensor:
+        """As forward(), of keys(x) (N, K, cells): (N, 3, cells)."""
         sharpness = self.sharpness.exp()
-        keys = torch.cat((memory.keys, memory.later_keys), 2)
+        known = torch.cat((memory.keys, memory.later_keys), 2)
         sides = torch.cat((memory.sides, memory.later_sides), 1)
         # whole blocks of cells round alike on any number of threads; the added ones have no side
-        blank = -keys.shape[-1] % BLOCK
-        keys, sides = F.pad(keys, (0, blank)), F.pad(sides, (0, 0, 0, blank)).transpose(1, 2)
-        queries = self.keys(x).transpose(1, 2) * sharpness
+        blank = -known.shape[-1] % BLOCK
+        known, sides = F.pad(known, (0, blank)), F.pad(sides, (0, 0, 0, blank)).transpose(1, 2)
+        queries = keys.transpose(1, 2) * sharpness
         # one product gives the mass of both sides; its logarithm is a soft maximum
-        weights = torch.exp_((queries @ keys).float().sub_(sharpness))
+        weights = torch.exp_((queries @ known).float().sub_(sharpness))
         mass = (sides @ weights.transpose(1, 2)).float() + FLOOR
         best = 1 + mass.log() / sharpness
         read = mass[:, :1] / mass.sum(1, keepdim=True)
-        guide = torch.cat((best, read), 1)
-        return guide.reshape(len(x), CHANNELS, *x.shape[-2:])
+        return torch.cat((best, read), 1)
