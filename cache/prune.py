@@ -107,11 +107,13 @@ def prune(
     did reach: features and flow first, oldest first. Nothing younger than min_age_s
     goes, since a run under way may be about to use it. stages: only their files (and only
     they count for max_bytes). keep_runs: only the newest so many runs count; None: all.
-    Raises CacheError if a record is damaged (what it reached would be lost), which is then set
-    aside, and ValueError for an unknown stage.
+    Raises CacheError for an unknown stage and if a record is damaged (what it reached would be
+    lost), which is then set aside.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
-        raise ValueError(f"no such stage: {', '.join(sorted(unknown))}")
+        raise CacheError(
+            f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(SCHEMAS)}"
+        )
     kept, dropped = _runs(store, keep_runs)
     marked = {short(k) for record in kept for k in (*record["keys"], *record["memo_keys"])}
     entries = [e for e in _entries(store) if stages is None or e.stage in stages]

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from models import geometry, propagation
 from models.backbone import STRIDE, fold_batch_norms, leave_cudnn, pin_kernels
 from models.config import Architecture
+from models.errors import BadWeights
 from models.mask_network import MaskNetwork
 from models.memory import Given, Memory, stack
 from models.propagation import Recurrence
@@ -135,10 +136,10 @@ class Networks:
             yield
 
     def need(self, name: str, kind: type[Module]) -> Module:
-        """A module of MODULES by name and class; ValueError names what the weights file lacks."""
+        """A module of MODULES by name and class; BadWeights names what the weights file lacks."""
         module = self.modules.get(name)
         if not isinstance(module, kind):
-            raise ValueError(f"the weights hold no module {name!r}, which this stage needs")
+            raise BadWeights(f"the weights hold no module {name!r}, which this stage needs")
         return module
 
     def tensor(self, values: npt.NDArray[np.generic] | Tensor) -> Tensor:

@@ -9,16 +9,23 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import CacheError
-from pipeline.errors import UserError
+from pipeline import interrupts
+from pipeline.errors import MENDABLE, UserError
+from pipeline.plan.options import DATASET, RUN, VIDEOS, Option
 
 if TYPE_CHECKING:
+    from pipeline.commands import RunDataset
     from pipeline.plan.recipe import Recipe
 
+CLIP = "a video file, or a folder of frames"
+MASK = (
+    "mask of the first frame (a PNG with a number for each object), or a folder of <frame>.png "
+    "where objects enter later"
+)
 SPEED = """Run a dataset in an empty cache and print frames a second by stage and in all (the
 paper's Speed Analysis, section 4.2)."""
 BENCH = """Run one clip with each network, number of objects and length. Prints frames a second by
@@ -32,11 +39,12 @@ differs, or if the sweep takes more than 1.3 times the stage seconds of one run.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    interrupts.install()
     given = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = given.command
     try:
         return command(given)
-    except (UserError, CacheError) as error:
+    except MENDABLE as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -53,22 +61,18 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     segment = commands.add_parser("segment", help="segment one clip")
-    segment.add_argument("clip", type=Path, help="a video file, or a folder of frames")
-    segment.add_argument(
-        "mask",
-        type=Path,
-        help="mask of the first frame (a PNG with a number for each object), or a folder of "
-        "<frame>.png where objects enter later",
-    )
-    segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
-    _add_settings(segment)
-    segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    segment.add_argument("clip", type=Path, help=CLIP)
+    segment.add_argument("mask", type=Path, help=MASK)
+    segment.add_argument("-o", "--output", required=True, help="folder of the results")
+    _add_options(segment, RUN)
+    _add_set(segment)
     segment.set_defaults(command=_segment)
 
     status = commands.add_parser("status", help="what of a run is cached, and why the rest is not")
-    _add_dataset(status)
-    status.add_argument("--videos", default="", help="only these: a,b")
-    _add_settings(status)
+    status.add_argument("clip", type=Path, nargs="?", help=f"of `segment`: {CLIP}")
+    status.add_argument("mask", type=Path, nargs="?", help=f"of `segment`: {MASK}")
+    _add_options(status, DATASET, VIDEOS, RUN)
+    _add_set(status)
     status.set_defaults(command=_status)
 
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
@@ -87,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
 
     score = commands.add_parser("score", help="score a folder of masks as the benchmark does")
     score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
-    _add_dataset(score)
+    _add_options(score, DATASET)
     score.add_argument("--output", type=Path, required=True, help="folder of the two CSVs")
     score.add_argument(
         "--frames",
@@ -137,9 +141,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_options(parser: argparse.ArgumentParser, *tables: Mapping[str, Option]) -> None:
+    """Options that Luigi's tasks take too."""
+    for name, option in (item for table in tables for item in table.items()):
+        default = f" (default: {option.default})" if option.default else ""
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, default=option.default, help=option.help + default)
+
+
 def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     speed = commands.add_parser(
-        "speed", help="frames a second over a dataset, beside the paper's", description=SPEED
+        "speed", help="frames a second over a dataset, next to the paper's", description=SPEED
     )
     _add_run(speed)
     speed.add_argument(
@@ -160,11 +172,11 @@ def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser
     bench.add_argument("--root", type=Path, help="folder of images, in place of a drawn clip")
     bench.add_argument("--masks", type=Path, help="with --root: the first mask")
     bench.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default: auto)")
-    bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_options(bench, {"device": RUN["device"]})
     bench.set_defaults(command=_bench)
 
     sweep = commands.add_parser(
-        "bench-sweep", help="what a sweep costs beside one run", description=BENCH_SWEEP
+        "bench-sweep", help="what a sweep costs compared with one run", description=BENCH_SWEEP
     )
     _add_run(sweep)
     sweep.add_argument("--rho-reid-values", default="0.9,0.8,0.7,0.6", help="%(default)s")
@@ -173,10 +185,8 @@ def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_dataset(parser)
-    parser.add_argument("--videos", default="", help="only these: a,b")
-    _add_settings(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_options(parser, DATASET, VIDEOS, RUN)
+    _add_set(parser)
 
 
 def _amount(text: str) -> float:
@@ -190,25 +200,7 @@ def _amount(text: str) -> float:
 _amount.__name__ = "amount"
 
 
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dataset",
-        default="demo",
-        help="a dataset, by the name that RunDataset gives it (default: demo)",
-    )
-    parser.add_argument("--root", help="folder of the dataset")
-    parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights", default="compact", help="a shipped model or a .safetensors file"
-    )
-    parser.add_argument("--variant", help="dyenet, remp, remp-no-attention or msk")
-    parser.add_argument("--profile", help="settings by name: paper or extended (extended)")
-    parser.add_argument("--rho-reid", help="similarity above which a proposal is kept (0.7)")
-    parser.add_argument("--max-iterations", help="rounds of retrieval and propagation (4)")
-    parser.add_argument("--precision", help="auto, bf16 or fp32 (auto)")
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -218,45 +210,36 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _segment(given: argparse.Namespace) -> int:
-    from pipeline.commands import RunDataset, engine
+def _task(given: argparse.Namespace) -> RunDataset:
+    """The run that a command is about: of a clip where one was given, else of a dataset."""
+    asked = _run_options(given)
+    from pipeline.commands import RunDataset
 
-    engine.stop_on_sigterm()
-    task = RunDataset(
-        dataset="clip",
-        root=str(given.clip),
-        masks=str(given.mask),
-        split="clip",
-        variant=given.variant,
-        profile=given.profile,
-        weights=given.weights,
-        rho_reid=given.rho_reid,
-        max_iterations=given.max_iterations,
-        precision=given.precision,
-        set=given.set,
-        device=given.device,
-        output=str(given.output),
-    )
+    if given.clip:
+        asked |= {"dataset": "clip", "root": str(given.clip), "split": "clip"}
+        asked["masks"] = str(given.mask)
+    return RunDataset(**asked)
+
+
+def _segment(given: argparse.Namespace) -> int:
+    task = _task(given)
+    from pipeline.commands import engine
+
     done = engine.build(task)
     if done:
         print(f"results: {given.output}")
     return 0 if done else 1
 
 
-def _recipe(given: argparse.Namespace) -> Recipe:
-    from pipeline.plan.inputs import Options, cache_root, plan_run
-    from pipeline.plan.settings import OPTIONS, configured, gather, override, single
+def recipe_of(given: argparse.Namespace) -> Recipe:
+    """The run that `status` is asked about, planned as RunDataset plans it but not recorded."""
+    from pipeline.plan.inputs import cache_root, plan_run
+    from pipeline.plan.settings import single
 
-    values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
-    options = Options(
-        dataset=given.dataset,
-        root=given.root,
-        split=given.split,
-        videos=tuple(filter(None, given.videos.split(","))),
-        weights=given.weights,
-        settings=override(configured(), values),
-    )
-    return plan_run(options, cache_root())
+    if given.clip and not given.mask:
+        raise UserError(f"{given.clip}: give its first mask too, or a folder of masks")
+    task = _task(given)
+    return plan_run(task.options(single(task.assignments())), cache_root())
 
 
 def _status(given: argparse.Namespace) -> int:
@@ -265,7 +248,7 @@ def _status(given: argparse.Namespace) -> int:
     from pipeline.plan.settings import described
     from pipeline.plan.status import status
 
-    recipe, video = _recipe(given), ""
+    recipe, video = recipe_of(given), ""
     print(f"profile: {described(recipe.settings.to_dict())}")
     for state in status(recipe, Store(cache_root())):
         if state.video != video:
@@ -281,17 +264,14 @@ def _prune(given: argparse.Namespace) -> int:
     from pipeline.plan.inputs import cache_root
 
     root = cache_root()
-    try:
-        found = prune(
-            Store(root),
-            stages=tuple(filter(None, given.stages.split(","))) or None,
-            max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
-            min_age_s=given.min_age * 3600,
-            keep_runs=given.keep_runs,
-            delete=given.delete,
-        )
-    except ValueError as error:
-        raise UserError(f"--stages {given.stages}: {error}") from None
+    found = prune(
+        Store(root),
+        stages=tuple(filter(None, given.stages.split(","))) or None,
+        max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
+        min_age_s=given.min_age * 3600,
+        keep_runs=given.keep_runs,
+        delete=given.delete,
+    )
     for item in found:
         print(f"{_size(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
     total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"
@@ -402,6 +382,10 @@ def _bench_sweep(given: argparse.Namespace) -> int:
 
 def _run_options(given: argparse.Namespace) -> dict[str, Any]:
     """Options of RunDataset by name, as far as the command has them."""
+    from pipeline.plan.settings import luigi_config
+
+    # Before Luigi's own import reads luigi.cfg and fails with a traceback.
+    luigi_config()
     from pipeline.commands import RunDataset
 
     return {name: getattr(given, name) for name in RunDataset.get_param_names() if name in given}

@@ -20,6 +20,7 @@ from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
 from PIL import Image as Pillow
 
 from stages.containers import counted, whole
+from stages.errors import BadInput
 from stages.settings import FramesSettings
 from stages.types import Image, IndexMask, SourceFiles
 
@@ -66,10 +67,6 @@ class Layers:
 
 MaskSource = Path | Layers
 """Where an index mask lies: in a file of object numbers, or in layers."""
-
-
-class BadInput(ValueError):
-    """Something in the person's files that cannot be used; one line."""
 
 
 class Disk:

@@ -83,7 +83,7 @@ def test_only_some_stages(tmp_path: Path) -> None:
     for stage in ("features", "flow", "scores"):
         store_example(store, stage)
     assert names(store, prune(store, stages=["features"], min_age_s=0)) == {"features"}
-    with pytest.raises(ValueError, match="no such stage: feature"):
+    with pytest.raises(CacheError, match="no such stage: feature"):
         prune(store, stages=["feature"])
 
 

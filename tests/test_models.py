@@ -20,6 +20,7 @@ import models
 from models import geometry
 from models.backbone import Backbone, Trunk, fold_batch_norms
 from models.config import LATER, Architecture
+from models.errors import BadWeights
 from models.memory import KEPT_EVERY, KEPT_FRAMES, SURE_PROBABILITY, AppearanceMemory, Memory
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
@@ -28,7 +29,6 @@ from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
 from models.weights import (
-    BadWeights,
     build,
     load,
     load_modules,
@@ -556,7 +556,7 @@ def test_the_shortcut_is_the_network_whose_conv5_adds_nothing() -> None:
     with nets.inference():
         whole = reid(rois).numpy()
     np.testing.assert_allclose(quick, whole, atol=1e-5)
-    # each box alike beside others
+    # each box alike among others
     np.testing.assert_array_equal(quick[1:2], nets.embed(f, boxes[1:2]))
     reid.project.weight[:, :32] = 0.1
     assert reid.learnt

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
-from pipeline.datasets.layout import Dataset, Video, one_of
+from pipeline.datasets.layout import Dataset, Video, check_name, one_of
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
 
@@ -60,6 +60,7 @@ def open_dataset(
     """
     if name not in LAYOUTS:
         raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
+    check_name("--split", split)
     layout = LAYOUTS[name]
     if layout.clip and masks is None:
         raise UserError(f"--dataset {name} needs --masks, its first mask or a folder of masks")

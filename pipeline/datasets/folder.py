@@ -7,10 +7,11 @@ ROOT/annotations/<video>/<frame>.png        (only to be scored)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, images, one_each
+from pipeline.datasets.layout import Video, check_name, images, one_each
 from pipeline.errors import UserError
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -39,6 +40,7 @@ def _is_video(path: Path) -> bool:
 def video(path: Path, masks: Path, annotations: Path) -> Video:
     """One video of the folder."""
     name = path.stem if path.is_file() else path.name
+    check_name("video", name)
     single, several = masks / f"{name}.png", masks / name
     chosen = several if several.is_dir() else single
     if not chosen.exists():
@@ -51,11 +53,13 @@ def video(path: Path, masks: Path, annotations: Path) -> Video:
 def clip(path: Path, given: str) -> Iterator[Video]:
     """A clip anywhere; given: its first mask, or a folder of masks named after frames."""
     masks = Path(given)
+    named = Path(os.path.abspath(path))  # noqa: PTH100 - the link's own name, not its end's
+    check_name("video", named.name)
     if not path.exists():
         raise UserError(f"{path}: no such clip; give a video file or a folder of images")
     if not masks.exists():
         raise UserError(f"video {path.stem}, first frame: mask {masks} is missing")
-    name = path.stem if path.is_file() else path.absolute().name
+    name = named.stem if path.is_file() else named.name
     frames, names = _frames(path, name)
     yield Video(name, frames, _given(masks, names, name), None, names)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -36,9 +36,18 @@ class Job:
     """One task under way; closes what it opened at the end of a `with` block."""
 
     def __init__(
-        self, root: Path, run_digest: str, video: str, progress: Progress, name: str = ""
+        self,
+        root: Path,
+        run_digest: str,
+        video: str,
+        progress: Progress,
+        name: str = "",
+        networks_for: Sequence[str] = (),
     ) -> None:
-        """name: label of the artifact that the task makes, if it makes one."""
+        """name: label of the artifact that the task makes, if it makes one.
+
+        networks_for: modules that a task runs which makes none.
+        """
         self.store = Store(root)
         self.recipe = read(root, run_digest)
         self.specs = planned(root, run_digest, video)
@@ -46,6 +55,7 @@ class Job:
         self.video = video
         self.progress = progress
         self._name = name
+        self._modules = self.specs[name].modules if name else networks_for
         self._began = time.perf_counter()
         self._opened: dict[str, Reader] = {}
         self._open = ExitStack()
@@ -184,8 +194,7 @@ class Job:
     def device(self) -> str:
         """Device of this task: the recipe's, or what this machine has; cpu without networks."""
         flow = self._name == "flow" and METHODS[self.recipe.settings.flow.method].on_gpu
-        networks = bool(self._name) and bool(self.spec.modules)
-        return device(self.recipe.device) if networks or flow else "cpu"
+        return device(self.recipe.device) if self._modules or flow else "cpu"
 
     @property
     def networks(self) -> Networks:
