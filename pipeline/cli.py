@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.files import readable
 from pipeline import interrupts
 from pipeline.errors import MENDABLE, UserError
-from pipeline.plan.options import DATASET, RUN, VIDEOS, Option
+from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS, Option
 
 if TYPE_CHECKING:
     from pipeline.commands import RunDataset
@@ -26,6 +28,9 @@ MASK = (
     "mask of the first frame (a PNG with a number for each object), or a folder of <frame>.png "
     "where objects enter later"
 )
+VERIFY = """Read every artifact of the cache and compare checksums and keys. Damaged files are
+set aside as .bad, and the next run that needs them makes them anew; the command then ends with
+status 1."""
 SPEED = """Run a dataset in an empty cache and print frames a second by stage and in all (the
 paper's Speed Analysis, section 4.2)."""
 BENCH = """Run one clip with each network, number of objects and length. Prints frames a second by
@@ -64,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     segment.add_argument("clip", type=Path, help=CLIP)
     segment.add_argument("mask", type=Path, help=MASK)
     segment.add_argument("-o", "--output", required=True, help="folder of the results")
-    _add_options(segment, RUN)
+    _add_options(segment, RUN, KEEP)
     _add_set(segment)
     segment.set_defaults(command=_segment)
 
@@ -78,7 +83,12 @@ def parser() -> argparse.ArgumentParser:
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
     prune.add_argument("--delete", action="store_true", help="delete; without it, only list")
     prune.add_argument("--stages", default="", help="only these: features,flow")
-    prune.add_argument("--max-gb", type=_amount, help="then also delete until no more is left")
+    prune.add_argument(
+        "--max-size",
+        type=_bytes,
+        metavar="SIZE",
+        help="then also what was not used for longest, until no more than this is left: 200G, 500M",
+    )
     prune.add_argument(
         "--min-age",
         type=_amount,
@@ -88,6 +98,11 @@ def parser() -> argparse.ArgumentParser:
     )
     prune.add_argument("--keep-runs", type=int, help="only the newest so many runs count")
     prune.set_defaults(command=_prune)
+
+    verify = commands.add_parser(
+        "verify", help="check every artifact of the cache", description=VERIFY
+    )
+    verify.set_defaults(command=_verify)
 
     score = commands.add_parser("score", help="score a folder of masks as the benchmark does")
     score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
@@ -180,7 +195,9 @@ def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     _add_run(sweep)
     sweep.add_argument("--rho-reid-values", default="0.9,0.8,0.7,0.6", help="%(default)s")
-    sweep.add_argument("--keep", type=Path, help="keep all caches and results in this folder")
+    sweep.add_argument(
+        "--keep", dest="kept", type=Path, help="keep all caches and results in this folder"
+    )
     sweep.set_defaults(command=_bench_sweep)
 
 
@@ -243,14 +260,17 @@ def recipe_of(given: argparse.Namespace) -> Recipe:
 
 
 def _status(given: argparse.Namespace) -> int:
+    from cache.holds import holds
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
     from pipeline.plan.settings import described
     from pipeline.plan.status import status
 
-    recipe, video = recipe_of(given), ""
+    recipe, video, store = recipe_of(given), "", Store(cache_root())
     print(f"profile: {described(recipe.settings.to_dict())}")
-    for state in status(recipe, Store(cache_root())):
+    if any(hold.live and hold.run_id == recipe.digest for hold in holds(store.root)):
+        print("under way: a process is working on this run")
+    for state in status(recipe, store):
         if state.video != video:
             video = state.video
             print(video)
@@ -267,16 +287,39 @@ def _prune(given: argparse.Namespace) -> int:
     found = prune(
         Store(root),
         stages=tuple(filter(None, given.stages.split(","))) or None,
-        max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
+        max_bytes=given.max_size,
         min_age_s=given.min_age * 3600,
         keep_runs=given.keep_runs,
         delete=given.delete,
     )
     for item in found:
-        print(f"{_size(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
-    total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"
+        print(f"{readable(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
+    total = f"{len(found)} files, {readable(sum(item.bytes for item in found))}"
     print(f"deleted {total}" if given.delete else f"{total}; --delete removes them")
     return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from cache.store import Store
+    from cache.verify import verify
+    from pipeline.plan.inputs import cache_root
+
+    files = size = damaged = 0
+    seconds = 0.0
+    for found in verify(Store(cache_root())):
+        if not found.files:
+            continue
+        print(f"{found.kind:14} {_speed_of(found.files, found.bytes, found.seconds)}")
+        for line in found.damaged:
+            print(f"ERROR: {line}", file=sys.stderr)
+        files, size = files + found.files, size + found.bytes
+        seconds, damaged = seconds + found.seconds, damaged + len(found.damaged)
+    print(f"{'all':14} {_speed_of(files, size, seconds)}; {damaged} damaged")
+    return 1 if damaged else 0
+
+
+def _speed_of(files: int, size: int, seconds: float) -> str:
+    return f"{files:7} files {readable(size):>9} {size / 1e6 / max(seconds, 1e-9):8.0f} MB/s"
 
 
 def _score(given: argparse.Namespace) -> int:
@@ -328,7 +371,7 @@ def _table5(given: argparse.Namespace) -> int:
 
 
 def _artifacts(given: argparse.Namespace) -> int:
-    from cache.prune import usage
+    from cache.prune import stage_files, usage
     from cache.schemas import SCHEMAS
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
@@ -336,15 +379,18 @@ def _artifacts(given: argparse.Namespace) -> int:
     store = Store(cache_root())
     if given.stage is None:
         for stage, used in usage(store).items():
-            print(f"{stage:14} {used.files:7} files {_size(used.bytes):>9}")
+            print(f"{stage:14} {used.files:7} files {readable(used.bytes):>9}")
         print(store.root)
         return 0
     if given.stage not in SCHEMAS:
         raise UserError(f"{given.stage}: no such stage; there are {', '.join(SCHEMAS)}")
-    for path in sorted((store.root / SCHEMAS[given.stage].folder).glob("*/*/*")):
-        made = path.stat()
+    for path in stage_files(store, given.stage):
+        try:
+            made = path.stat()
+        except FileNotFoundError:
+            continue
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
-        print(f"{_size(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
+        print(f"{readable(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
     return 0
 
 
@@ -377,7 +423,7 @@ def _bench(given: argparse.Namespace) -> int:
 def _bench_sweep(given: argparse.Namespace) -> int:
     from pipeline.bench.sweep import bench_sweep
 
-    return bench_sweep(given.rho_reid_values, _run_options(given), given.keep)
+    return bench_sweep(given.rho_reid_values, _run_options(given), given.kept)
 
 
 def _run_options(given: argparse.Namespace) -> dict[str, Any]:
@@ -404,14 +450,12 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(map(int, counts))
 
 
-def _size(count: int) -> str:
-    """12.3 MB."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+def _bytes(text: str) -> int:
+    """200G, 1.5T, 500M: powers of 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT])B?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text}: must be a size such as 200G, 500M or 1.5T")
+    return int(float(found[1]) * 1000 ** (1 + "kMGT".index(found[2])))
 
 
 if __name__ == "__main__":

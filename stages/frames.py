@@ -263,6 +263,29 @@ def open_frames(
     return ImageFrames(source, video, files, strict=strict)
 
 
+def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
+    """How many frames there are, and (H, W) px, by the headers alone.
+
+    Of a video file both are what its container says, mostly an estimate. BadInput if there is
+    nothing to read.
+    """
+    if isinstance(source, tuple):
+        return len(source), picture_size(source[0], f"video {video}")
+    capture = cv2.VideoCapture(str(source))
+    count, height, width = (
+        int(capture.get(what))
+        for what in (
+            cv2.CAP_PROP_FRAME_COUNT,
+            cv2.CAP_PROP_FRAME_HEIGHT,
+            cv2.CAP_PROP_FRAME_WIDTH,
+        )
+    )
+    capture.release()
+    if min(height, width) < 1:
+        raise BadInput(f"video {video}: {source} cannot be opened as a video file")
+    return max(0, count), (height, width)
+
+
 def manifest(
     source: FrameSource, video: str, digest: Callable[[Path], str], files: SourceFiles = DISK
 ) -> Manifest:

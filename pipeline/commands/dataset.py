@@ -23,8 +23,10 @@ from cache import keys
 from cache.store import LIBRARIES
 from pipeline.commands import engine
 from pipeline.commands.options import RunOptions
+from pipeline.errors import UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root, sources
+from pipeline.plan.options import ALL, RESULTS
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
 from pipeline.run.progress import Progress
@@ -52,7 +54,7 @@ class RunDataset(RunOptions, luigi.WrapperTask):
     @engine.command()
     def report(self) -> Report:
         """The run's last task."""
-        return report_of(self.recipe, self.top)
+        return report_of(self.recipe, self.top, self.keep)
 
     @property
     def top(self) -> Path:  # type: ignore[override]
@@ -61,6 +63,9 @@ class RunDataset(RunOptions, luigi.WrapperTask):
     def requires(self) -> dict[str, luigi.Task]:
         return {"report": self.report}
 
+    def complete(self) -> bool:
+        return self.say_cost_unless(self.report.complete(), [self.recipe])
+
 
 class Export(Step):
     """The files of one video below the output folder."""
@@ -68,6 +73,7 @@ class Export(Step):
     video = luigi.Parameter(description="name of the video")
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -92,6 +98,8 @@ class Export(Step):
             result = replace(video_result(job), keys=chain.export_keys(job.specs))
             take(Path(self.folder), job.recipe)
             export_video(result, Path(self.folder))
+            if self.keep == RESULTS:
+                job.drop(chain.PASSING)
 
 
 class Report(Step):
@@ -99,13 +107,16 @@ class Report(Step):
 
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
         needed: dict[str, luigi.Task] = {}
         for video in read(cache_root(), self.run_digest).videos:
-            needed[video] = Export(video=video, run_digest=self.run_digest, folder=self.folder)
+            needed[video] = Export(
+                video=video, run_digest=self.run_digest, folder=self.folder, keep=self.keep
+            )
             plan = chain.planned(cache_root(), self.run_digest, video)
             tasks = stage_tasks(self.run_digest, video, chain.report_labels(plan))
             needed |= {f"{video} {name}": task for name, task in tasks.items()}
@@ -142,7 +153,7 @@ class Report(Step):
         progress.tell(str(page))
 
 
-def report_of(recipe: Recipe, folder: Path) -> Report:
+def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
     """The report of a run into a folder that is fit for it, and taken unless all is done.
 
     UserError if the run would write over what it reads or over files of others, or if the
@@ -153,8 +164,10 @@ def report_of(recipe: Recipe, folder: Path) -> Report:
     from pipeline.results.made import sweep
     from pipeline.results.tables import refuse_foreign_report
 
+    if keep not in (ALL, RESULTS):
+        raise UserError(f"--keep {keep}: must be {ALL} or {RESULTS}")
     check_apart(folder, recipe.videos, sources(recipe) | {cache_root(): "the artifact root"})
-    report = Report(run_digest=recipe.digest, folder=str(folder))
+    report = Report(run_digest=recipe.digest, folder=str(folder), keep=keep)
     if not report.complete():
         refuse_foreign_report(folder)
         for video in recipe.videos:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +11,16 @@ from typing import Any
 
 import luigi
 
-from cache.files import CacheError
-from cache.prune import record_run
+from cache.files import CacheError, readable, reporting
+from cache.holds import hold
+from cache.prune import record_run, sweep
 from cache.store import Store
 from pipeline.commands import engine
 from pipeline.datasets import LAYOUTS
 from pipeline.errors import MENDABLE, UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
-from pipeline.plan.options import SHARED
+from pipeline.plan.options import KEEP, RESULTS, SHARED
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
 from pipeline.plan.variants import VARIANTS
@@ -96,6 +99,8 @@ class DatasetOptions(engine.Command):
                 raise
         recipe = plan_run(options, store.root)
         recipe.write(store.root)
+        hold(store.root, recipe.digest)
+        sweep(store)
         reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
         record_run(store, recipe.digest, reached)
         # Luigi hands out one instance for the same options; the next one asked for must see the
@@ -116,11 +121,46 @@ class RunOptions(DatasetOptions):
     """Options of a task that runs one variant."""
 
     variant = parameter("variant")
+    keep = luigi.Parameter(
+        default=KEEP["keep"].default, significant=False, description=KEEP["keep"].help
+    )
+    _said = False
 
     def folder(self, recipe: Recipe) -> Path:
         """The output folder."""
         name = f"{recipe.dataset}-{recipe.split}-{recipe.settings.run.variant}"
         return Path(self.output or f"runs/{name}").absolute()
+
+    def say_cost_unless(self, done: bool, recipes: Sequence[Recipe]) -> bool:
+        """`done`; where it is not, say once what the runs will add to the cache.
+
+        Also whether the disk has less room than that: an estimate stops no run.
+        """
+        if not done and not self._said:
+            self._said = True
+            self._say_cost(recipes)
+        return done
+
+    def _say_cost(self, recipes: Sequence[Recipe]) -> None:
+        from pipeline.plan.cost import cost
+
+        store = Store(cache_root())
+        if not (found := cost(recipes, store).values()):
+            return
+        staying, passing = sum(c.staying for c in found), [c.passing for c in found]
+        most = staying + (max(passing) if self.keep == RESULTS else sum(passing))
+        said = f"cache: about {readable(most)} for {sum(c.frames for c in found)} frames"
+        if self.keep == RESULTS:
+            said += f", of which {readable(staying)} stay"
+        print(said, flush=True)
+        with reporting(store.root):
+            free = shutil.disk_usage(store.root).free
+        if free < most:
+            print(
+                f"WARNING: {store.root} has room for {readable(free)}; free space there (dyenet "
+                f"prune), add --keep {RESULTS}, or choose another folder in DYENET_CACHE",
+                file=sys.stderr,
+            )
 
 
 @dataclass(frozen=True)

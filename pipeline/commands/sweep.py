@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import luigi
 
+from cache.holds import release
 from pipeline.commands import engine
 from pipeline.commands.dataset import Report, report_of
 from pipeline.commands.options import RunOptions
 from pipeline.errors import UserError
+from pipeline.plan.inputs import cache_root
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import parse, parse_set, run_name
 
@@ -75,9 +77,14 @@ class SweepThreshold(RunOptions, luigi.Task):
     @engine.command()
     def reports(self) -> list[Report]:
         """The runs, in the order of their values."""
-        return [report_of(run.recipe, self.top / name) for name, run in self.runs.items()]
+        return [
+            report_of(run.recipe, self.top / name, self.keep) for name, run in self.runs.items()
+        ]
 
     def complete(self) -> bool:
+        return self.say_cost_unless(self._done(), [run.recipe for run in self.runs.values()])
+
+    def _done(self) -> bool:
         if not self._ledger().whole(PAGES):
             return False
         written = self.top / FILES[0]
@@ -93,8 +100,10 @@ class SweepThreshold(RunOptions, luigi.Task):
 
     def run(self) -> Generator[luigi.Task, Any, None]:
         # One value after the other: runs at the same time would each propagate what they share.
-        for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
+        for report in self.reports:
             yield report
+            # With --keep results a later value may remove what only this one still held.
+            release(cache_root(), report.run_digest)
         from pipeline.pages.sweep import sweep_html
         from pipeline.results.files import write_text
 

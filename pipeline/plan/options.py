@@ -35,4 +35,12 @@ RUN = {
     "device": Option("auto, cpu or cuda", "auto"),
 }
 """how it is run"""
+ALL, RESULTS = "all", "results"
+KEEP = {
+    "keep": Option(
+        "all, or results: features, flow and boxes of a video leave the cache once it is exported",
+        ALL,
+    )
+}
+"""what a run leaves in the cache"""
 SHARED = DATASET | VIDEOS | RUN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cache.files import DamagedArtifact, MissingArtifact
+from cache.files import DamagedArtifact, MissingArtifact, reporting
+from cache.holds import hold, holds
 from cache.memo import MASK, VECTOR, BoxMemo
 from cache.prune import record_run
 from cache.reader import Reader
@@ -51,6 +52,8 @@ class Job:
 
         networks_for: modules that a task runs which makes none.
         """
+        # On another node than the run was planned on, too.
+        hold(root, run_digest)
         self.store = Store(root)
         self.recipe = read(root, run_digest)
         self.specs = planned(root, run_digest, video)
@@ -115,6 +118,22 @@ class Job:
                 elif item.name in before:
                     values = before[item.name][:]
                     out.put(item.name, values.tolist() if item.dtype == "utf8" else values)
+
+    def drop(self, stages: Collection[str]) -> None:
+        """Remove the video's artifacts of these stages that no other run under way reaches."""
+        root, mine = self.store.root, self.recipe.digest
+        others = {hold.run_id for hold in holds(root) if hold.live} - {mine}
+        needed = {
+            spec.key
+            for run in others
+            if self.video in read(root, run).videos
+            for spec in planned(root, run, self.video).values()
+        }
+        for spec in self.specs.values():
+            if spec.stage in stages and spec.key not in needed:
+                path = self.store.path(spec.stage, self.recipe.dataset, self.video, spec.key)
+                with reporting(path):
+                    path.unlink(missing_ok=True)
 
     def size(self) -> tuple[int, int]:
         """(H, W) px."""
