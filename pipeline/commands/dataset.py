@@ -29,6 +29,7 @@ from pipeline.plan.inputs import cache_root, sources
 from pipeline.plan.options import ALL, RESULTS
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
+from pipeline.run.group import VideoGroup, grouped
 from pipeline.run.progress import Progress
 from pipeline.run.stages import stage_tasks
 from pipeline.run.step import Step
@@ -67,6 +68,26 @@ class RunDataset(RunOptions, luigi.WrapperTask):
         return self.say_cost_unless(self.report.complete(), [self.recipe])
 
 
+class ComputeFlow(RunDataset):
+    """Frames and optical flow of every video of a split, for nodes without a GPU.
+
+    RunDataset, at the same time or later, finds them.
+    """
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return cache_root()
+
+    def requires(self) -> dict[str, luigi.Task]:
+        return {
+            names[0]: FlowOfVideos(videos=names, run_digest=self.recipe.digest)
+            for names in grouped(self.recipe.videos)
+        }
+
+    def complete(self) -> bool:
+        return all(task.complete() for task in self.requires().values())
+
+
 class Export(Step):
     """The files of one video below the output folder."""
 
@@ -102,6 +123,27 @@ class Export(Step):
                 job.drop(chain.PASSING)
 
 
+class SegmentVideos(VideoGroup):
+    """Exported files of some videos, and what is reported of them."""
+
+    folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
+
+    def tasks(self, video: str) -> list[luigi.Task]:
+        plan = chain.planned(cache_root(), self.run_digest, video)
+        given = {"run_digest": self.run_digest, "folder": self.folder, "keep": self.keep}
+        export = Export(video=video, **given)
+        reported = stage_tasks(self.run_digest, video, chain.report_labels(plan))
+        return [export, *reported.values()]
+
+
+class FlowOfVideos(VideoGroup):
+    """Optical flow of some videos."""
+
+    def tasks(self, video: str) -> list[luigi.Task]:
+        return [*stage_tasks(self.run_digest, video, ("flow",)).values()]
+
+
 class Report(Step):
     """Tables, run.json and report.html of a run; the last of its tasks."""
 
@@ -112,26 +154,22 @@ class Report(Step):
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
-        needed: dict[str, luigi.Task] = {}
-        for video in read(cache_root(), self.run_digest).videos:
-            needed[video] = Export(
-                video=video, run_digest=self.run_digest, folder=self.folder, keep=self.keep
-            )
-            plan = chain.planned(cache_root(), self.run_digest, video)
-            tasks = stage_tasks(self.run_digest, video, chain.report_labels(plan))
-            needed |= {f"{video} {name}": task for name, task in tasks.items()}
-        return needed
+        recipe = read(cache_root(), self.run_digest)
+        given = {"run_digest": recipe.digest, "folder": self.folder, "keep": self.keep}
+        return {names[0]: SegmentVideos(videos=names, **given) for names in grouped(recipe.videos)}
 
     def complete(self) -> bool:
+        from pipeline.results.export import exported
         from pipeline.results.tables import report_is_current
 
-        recipe = read(cache_root(), self.run_digest)
-        exports = (
-            Export(video=v, run_digest=self.run_digest, folder=self.folder) for v in recipe.videos
-        )
-        wanted = {video: chain.keys(recipe, video) for video in recipe.videos}
-        current = report_is_current(Path(self.folder), recipe.settings.to_dict(), wanted)
-        return current and all(task.complete() for task in exports)
+        recipe, folder, wanted = read(cache_root(), self.run_digest), Path(self.folder), {}
+        for video in recipe.videos:
+            # Once for both: at ten thousand videos the plans are what takes time.
+            plan = chain.planned(cache_root(), self.run_digest, video)
+            if not exported(folder, video, chain.export_keys(plan)):
+                return False
+            wanted[video] = {name: spec.key for name, spec in plan.items()}
+        return report_is_current(folder, recipe.settings.to_dict(), wanted)
 
     def make(self, progress: Progress) -> None:
         from pipeline.pages.run import report_html

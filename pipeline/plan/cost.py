@@ -40,18 +40,18 @@ def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
 
     A video that cannot be read is left out: its own task says what is wrong with it.
     """
-    missing: dict[str, dict[str, Spec]] = {}
-    planned: dict[str, Recipe] = {}
-    for recipe in recipes:
-        for video in recipe.videos:
-            for spec in artifacts_of(recipe, video).values():
-                if not store.exists(spec.stage, recipe.dataset, video, spec.key):
-                    missing.setdefault(video, {})[spec.key] = spec
-                    planned[video] = recipe
     found = {}
-    for video, specs in missing.items():
-        with suppress(BadInput):
-            found[video] = _cost(store.root, planned[video], video, specs.values())
+    for video in dict.fromkeys(name for recipe in recipes for name in recipe.videos):
+        having = [recipe for recipe in recipes if video in recipe.videos]
+        missing = {
+            spec.key: spec
+            for recipe in having
+            for spec in artifacts_of(recipe, video).values()
+            if not store.exists(spec.stage, recipe.dataset, video, spec.key)
+        }
+        if missing:
+            with suppress(BadInput):
+                found[video] = _cost(store.root, having[-1], video, missing.values())
     return found
 
 
