@@ -89,7 +89,11 @@ class Nodes:
     def longest_pause(self) -> float:
         """Seconds between two artifacts, at most, without those that the longest stage takes."""
         times = sorted(path.stat().st_mtime for path in self.artifacts())
-        stages = [s for p in self.started for s in re.findall(r": ([\d.]+) s$", self.said(p), re.M)]
+        stages = [
+            s
+            for p in self.started
+            for s in re.findall(r"^\S+ \S+: ([\d.]+) s$", self.said(p), re.M)
+        ]
         return max(b - a for a, b in itertools.pairwise(times)) - max(map(float, stages))
 
 
