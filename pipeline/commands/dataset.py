@@ -10,6 +10,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -28,7 +29,7 @@ from pipeline.plan.profiles import EXTENDED
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
 from pipeline.run.progress import Progress
-from pipeline.run.stages import stage_tasks
+from pipeline.run.stages import decided, deciding, possible
 from pipeline.run.step import Step
 
 if TYPE_CHECKING:
@@ -66,14 +67,16 @@ class Export(Step):
         return f"{self.video} export"
 
     def requires(self) -> dict[str, luigi.Task]:
-        plan = chain.planned(cache_root(), self.run_digest, self.video)
-        return stage_tasks(self.run_digest, self.video, (chain.final(plan),))
+        return deciding(self.run_digest, self.video)
+
+    def needs(self) -> dict[str, luigi.Task]:
+        return decided(self.run_digest, self.video, lambda plan: (chain.final(plan),))
 
     def complete(self) -> bool:
         from pipeline.results.export import exported
 
-        plan = chain.planned(cache_root(), self.run_digest, self.video)
-        return exported(Path(self.folder), self.video, chain.export_keys(plan))
+        folder, plans = Path(self.folder), possible(self.run_digest, self.video)
+        return any(exported(folder, self.video, chain.export_keys(plan)) for plan in plans)
 
     def make(self, progress: Progress) -> None:
         from pipeline.results.export import export_video
@@ -81,7 +84,7 @@ class Export(Step):
         from pipeline.run.outcome import video_result
 
         with Job(cache_root(), self.run_digest, self.video, progress) as job:
-            result = replace(video_result(job), keys=chain.export_keys(job.specs))
+            result = replace(video_result(job), keys=chain.export_keys(job.needed))
             export_video(result, Path(self.folder))
 
 
@@ -94,13 +97,17 @@ class Report(Step):
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
-        needed: dict[str, luigi.Task] = {}
+        tasks: dict[str, luigi.Task] = {}
         for video in read(cache_root(), self.run_digest).videos:
-            needed[video] = Export(video=video, run_digest=self.run_digest, folder=self.folder)
-            plan = chain.planned(cache_root(), self.run_digest, video)
-            tasks = stage_tasks(self.run_digest, video, chain.report_labels(plan))
-            needed |= {f"{video} {name}": task for name, task in tasks.items()}
-        return needed
+            tasks[video] = Export(video=video, run_digest=self.run_digest, folder=self.folder)
+            tasks |= _of_video(video, deciding(self.run_digest, video))
+        return tasks
+
+    def needs(self) -> dict[str, luigi.Task]:
+        tasks: dict[str, luigi.Task] = {}
+        for video in read(cache_root(), self.run_digest).videos:
+            tasks |= _of_video(video, decided(self.run_digest, video, chain.report_labels))
+        return tasks
 
     def complete(self) -> bool:
         recipe = read(cache_root(), self.run_digest)
@@ -130,6 +137,10 @@ class Report(Step):
         progress.tell(str(report_html(folder)))
 
 
+def _of_video(video: str, tasks: Mapping[str, luigi.Task]) -> dict[str, luigi.Task]:
+    return {f"{video} {name}": task for name, task in tasks.items()}
+
+
 def report_is_current(recipe: Recipe, folder: Path) -> bool:
     """Whether the folder's run.json and report are those of this recipe."""
     try:
@@ -139,9 +150,13 @@ def report_is_current(recipe: Recipe, folder: Path) -> bool:
         profile = run["settings"]["run"].get("profile", EXTENDED)
     except (OSError, ValueError, KeyError):
         return False
-    wanted = {video: chain.keys(recipe, video) for video in recipe.videos}
-    same = made == wanted and profile == recipe.settings.run.profile
-    return same and (folder / "report.html").exists()
+    same = made.keys() == recipe.videos.keys() and profile == recipe.settings.run.profile
+    current = same and all(
+        any(made[video] == {name: spec.key for name, spec in plan.items()} for plan in plans)
+        for video in recipe.videos
+        for plans in [possible(recipe.digest, video)]
+    )
+    return current and (folder / "report.html").exists()
 
 
 def run_of(recipe: Recipe) -> Run:

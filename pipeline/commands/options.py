@@ -118,6 +118,10 @@ class Planned:
     """why a run that was wanted cannot be: its weights lack a module"""
 
 
+COUNTED = {"run.retrieval": "always"}
+"""the tables of the paper count the starting points of every video"""
+
+
 class VariantOptions(DatasetOptions):
     """Options of a task that runs several variants."""
 
@@ -150,7 +154,9 @@ class VariantOptions(DatasetOptions):
             task = copy.copy(self)
             task.weights = own.get(name, weights)
             try:
-                recipes[name] = task.plan(single(self.assignments()) | {"run.variant": variant})
+                recipes[name] = task.plan(
+                    {**COUNTED, **single(self.assignments()), "run.variant": variant}
+                )
             except LacksModules as error:
                 left_out[name] = str(error)
         if not recipes:

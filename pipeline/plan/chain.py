@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -214,6 +214,8 @@ class Spec:
     """labels of the artifacts that its task reads"""
     modules: tuple[str, ...]
     """networks that its task runs"""
+    given: bool = False
+    """whether it is of the given masks alone, before it is known if there is more to find"""
 
     @cached_property
     def key(self) -> str:
@@ -240,14 +242,33 @@ def export_keys(plan: Mapping[str, Spec]) -> dict[str, str]:
 
 def report_labels(plan: Mapping[str, Spec]) -> tuple[str, ...]:
     """Labels of what a report reads of a video."""
-    tracklets = [name for name, spec in plan.items() if spec.stage == "tracklets"]
-    every = [name for name, spec in plan.items() if spec.stage in ("matches", "scores")]
+    mine = {name: spec for name, spec in plan.items() if spec.given == plan[final(plan)].given}
+    tracklets = [name for name, spec in mine.items() if spec.stage == "tracklets"]
+    every = [name for name, spec in mine.items() if spec.stage in ("matches", "scores")]
     return (final(plan), *tracklets[-1:], *every)
 
 
-def label(stage: str, iteration: int = 0) -> str:
-    """`tubes(2)`, or the stage alone where it runs once."""
+def label(stage: str, iteration: int = 0, given: bool = False) -> str:
+    """`tubes(2)`, `tubes(given)` of the given masks alone, or the stage where it runs once."""
+    if given:
+        return f"{stage}(given)"
     return f"{stage}({iteration})" if iteration else stage
+
+
+DECIDING = label("tracklets", given=True)
+"""tells whether the given masks settle every object of a video"""
+
+
+def needed(plan: Mapping[str, Spec], settled: bool) -> dict[str, Spec]:
+    """Of all artifacts that a video may need, those of a run that goes by retrieval or not.
+
+    settled: whether the given masks settle every object (pipeline.plan.settled).
+    """
+    if settled:
+        once = {name for name, spec in plan.items() if not spec.iteration} - {*BOXES}
+        return {name: spec for name, spec in plan.items() if spec.given or name in once}
+    deciding = {DECIDING, *plan[DECIDING].reads} if DECIDING in plan else set()
+    return {name: spec for name, spec in plan.items() if not spec.given or name in deciding}
 
 
 def keys(recipe: Recipe, video: str) -> dict[str, str]:
@@ -256,7 +277,22 @@ def keys(recipe: Recipe, video: str) -> dict[str, str]:
 
 
 def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:
-    """Every artifact of a video by label, in the order in which they are made."""
+    """Every artifact that a video may need by label, in the order in which they are made."""
+    if not recipe.settings.on_demand:
+        return _chain(recipe, video)
+    alone = _chain(replace(recipe, settings=recipe.settings.alone), video)
+    names = {name: label(spec.stage, given=bool(spec.iteration)) for name, spec in alone.items()}
+    first = {
+        names[name]: replace(
+            spec, given=bool(spec.iteration), reads=tuple(names[read] for read in spec.reads)
+        )
+        for name, spec in alone.items()
+    }
+    return first | _chain(recipe, video)
+
+
+def _chain(recipe: Recipe, video: str) -> dict[str, Spec]:
+    """The artifacts of a video whose run is not cut short."""
     specs: dict[str, Spec] = {}
     for row, k in _order(recipe.settings, recipe.videos[video]):
         specs[label(row.stage, k)] = _spec(recipe, video, row, k, specs)
