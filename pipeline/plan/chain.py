@@ -255,8 +255,9 @@ def label(stage: str, iteration: int = 0, given: bool = False) -> str:
     return f"{stage}({iteration})" if iteration else stage
 
 
-DECIDING = label("tracklets", given=True)
-"""tells whether the given masks settle every object of a video"""
+FIRST = label("tracklets", given=True)
+DECIDING = ("frames", FIRST)
+"""tell whether the given masks settle every object of a video"""
 
 
 def needed(plan: Mapping[str, Spec], settled: bool) -> dict[str, Spec]:
@@ -267,7 +268,7 @@ def needed(plan: Mapping[str, Spec], settled: bool) -> dict[str, Spec]:
     if settled:
         once = {name for name, spec in plan.items() if not spec.iteration} - {*BOXES}
         return {name: spec for name, spec in plan.items() if spec.given or name in once}
-    deciding = {DECIDING, *plan[DECIDING].reads} if DECIDING in plan else set()
+    deciding = {FIRST, *plan[FIRST].reads} if FIRST in plan else set()
     return {name: spec for name, spec in plan.items() if not spec.given or name in deciding}
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.reader import Reader
 from cache.store import Store
-from pipeline.plan.chain import DECIDING, Spec, label, needed
+from pipeline.plan.chain import FIRST, Spec, label, needed
 from stages.settled import throughout
 
 
@@ -19,13 +19,13 @@ def settled(store: Store, dataset: str, video: str, plan: Mapping[str, Spec]) ->
     does not depend on it. tracklets(1) begins with the tracklets of tracklets(given) and tells as
     well, so that a cache of before there was a choice needs no stage to run.
     """
-    if DECIDING not in plan:
+    if FIRST not in plan:
         return False
 
     def read(name: str) -> AbstractContextManager[Reader]:
         return store.read(plan[name].stage, dataset, video, plan[name].key)
 
-    for name in (DECIDING, label("tracklets", 1)):
+    for name in (FIRST, label("tracklets", 1)):
         with (
             suppress(MissingArtifact, DamagedArtifact),
             read("frames") as frames,

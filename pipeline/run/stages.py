@@ -341,9 +341,9 @@ def possible(run_digest: str, video: str) -> list[dict[str, chain.Spec]]:
 
 
 def deciding(run_digest: str, video: str) -> dict[str, luigi.Task]:
-    """The task that tells whether a video needs retrieval; none where that is known."""
+    """The tasks that tell whether a video needs retrieval; none where that is known."""
     unknown = len(possible(run_digest, video)) > 1
-    return stage_tasks(run_digest, video, (chain.DECIDING,) if unknown else ())
+    return stage_tasks(run_digest, video, chain.DECIDING if unknown else ())
 
 
 def decided(
