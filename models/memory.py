@@ -42,7 +42,7 @@ class Memory(NamedTuple):
     age: Tensor
     """(N,) frames since the starting frame"""
 
-    def beside(self, given: Sequence[tuple[Memory, bool]], cells: int) -> Memory:
+    def with_given(self, given: Sequence[tuple[Memory, bool]], cells: int) -> Memory:
         """Joined by what given masks show, each with whether it is of the same object.
 
         cells: m * m; the first so many of a memory are those of its object's own RoI. What
@@ -56,15 +56,15 @@ class Memory(NamedTuple):
             sides.append(side if same else rest)
         return self._replace(keys=torch.cat(keys, 2), sides=torch.cat(sides, 1))
 
-    def apart(self, cells: int, frames: Sequence[int]) -> Memory:
-        """N objects, each joined by what the others of its frame show, as beside().
+    def with_others(self, cells: int, frames: Sequence[int]) -> Memory:
+        """N objects, each joined by what the others of its frame show, as with_given().
 
         frames: of each object, which frame it is in. Rows that know fewer others end in cells of
         no side.
         """
         rows = [Memory(*(part[n : n + 1] for part in self)) for n in range(len(self.age))]
         joined = [
-            row.beside(
+            row.with_given(
                 [(rows[m], False) for m, frame in enumerate(frames) if m != n and frame == own],
                 cells,
             )

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from models import geometry, propagation
 from models.backbone import STRIDE, fold_batch_norms, leave_cudnn, pin_kernels
 from models.config import Architecture
+from models.errors import BadWeights
 from models.mask_network import MaskNetwork
 from models.memory import Memory
 from models.propagation import Recurrence
@@ -133,10 +134,10 @@ class Networks:
             yield
 
     def need(self, name: str, kind: type[Module]) -> Module:
-        """A module of MODULES by name and class; ValueError names what the weights file lacks."""
+        """A module of MODULES by name and class; BadWeights names what the weights file lacks."""
         module = self.modules.get(name)
         if not isinstance(module, kind):
-            raise ValueError(f"the weights hold no module {name!r}, which this stage needs")
+            raise BadWeights(f"the weights hold no module {name!r}, which this stage needs")
         return module
 
     def tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
@@ -245,7 +246,7 @@ class Networks:
         roi, own = self._roi(box, mask)
         memory = propagation.memorise(remp, a, f, roi, own, index)
         if memory is not None and given:
-            memory = memory.beside(given, a.roi_size**2)
+            memory = memory.with_given(given, a.roi_size**2)
         return propagation.start(remp, a, f, fine, roi, own, index, memory)
 
     def remember(

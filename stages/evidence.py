@@ -60,7 +60,7 @@ def evidence(
 
     memo: masks of boxes. plain: by the memory of Re-MP without attention. Yields (M, O) float32
     in 0..1, objects ascending; all zero where Re-MP has no memory. Free of any threshold.
-    ValueError if the weights lack reid, mask or Re-MP.
+    BadWeights if the weights lack reid, mask or Re-MP.
     """
     objects = all_ids(first_masks.values())
     templates = [

@@ -5,21 +5,27 @@ Every message names the video, the frame, the path and what mends it.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import overload
 
 import cv2
 import numpy as np
-from kornia_rs.io import decode_image_png_u8
+from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
+from stages.containers import counted, whole
+from stages.errors import BadInput
 from stages.settings import FramesSettings
-from stages.types import Image, IndexMask
+from stages.types import Image, IndexMask, SourceFiles
+
+# Sizes are held to SourceFiles.most_pixels, by a line that says what to do.
+Pillow.MAX_IMAGE_PIXELS = None
 
 VERSION = 1
 
@@ -34,6 +40,14 @@ COLOUR_TYPE = 25
 """place of a PNG's colour type in its file"""
 PALETTE = 3
 """colour type of a PNG with a palette"""
+JPEG = b"\xff\xd8"
+"""first bytes of a JPEG"""
+GRABS = 100
+"""attempts to go on where a video seems to end: beyond its end, a decoder has nothing more"""
+NARROW = 16
+"""px a side of them, at least: bfloat16 convolutions on a CPU fail on narrower ones"""
+SLENDER = 16
+"""longer side of the frames that the networks see, in heights: beyond it they are scaled less"""
 
 FrameSource = tuple[Path, ...] | Path
 """The images of a video in order, or one video file."""
@@ -55,8 +69,19 @@ MaskSource = Path | Layers
 """Where an index mask lies: in a file of object numbers, or in layers."""
 
 
-class BadInput(ValueError):
-    """Something in the person's files that cannot be used; one line."""
+class Disk:
+    """Files read as they lie there."""
+
+    most_pixels = 1_000_000 * FramesSettings().megapixels
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def check(self, path: Path) -> None:
+        """Any content is as good as another."""
+
+
+DISK = Disk()
 
 
 @dataclass(frozen=True)
@@ -117,15 +142,23 @@ class ImageFrames(FrameReader):
 
     fps = None
 
-    def __init__(self, paths: Sequence[Path], video: str) -> None:
+    def __init__(
+        self, paths: Sequence[Path], video: str, files: SourceFiles = DISK, *, strict: bool = False
+    ) -> None:
+        """strict: refuse also what a decoder can make something of, though it is damaged."""
         if not paths:
             raise BadInput(f"video {video}: has no frames; put its images into its folder")
         self.paths, self.video = tuple(paths), video
         self.names = tuple(path.stem for path in paths)
-        self.size = _read_image(self.paths[0], video).shape[:2]
+        self._files, self._strict = files, strict
+        self.size = self._read(0).shape[:2]
+
+    def _read(self, j: int) -> Image:
+        where = f"video {self.video}, frame {self.names[j]}: {self.paths[j]}"
+        return _read_image(self.paths[j], where, self._files, strict=self._strict)
 
     def decode(self, j: int) -> Image:
-        image = _read_image(self.paths[j], self.video)
+        image = self._read(j)
         if image.shape[:2] != self.size:
             raise BadInput(
                 f"video {self.video}, frame {self.names[j]}: {self.paths[j]} is "
@@ -138,20 +171,44 @@ class ImageFrames(FrameReader):
 class VideoFrames(FrameReader):
     """A video that lies in one file; reading in order is fast, any order is exact."""
 
-    def __init__(self, path: Path, video: str) -> None:
-        self.path, self.video = path, video
+    def __init__(self, path: Path, video: str, files: SourceFiles = DISK) -> None:
+        self.path, self.video, self._files = path, video, files
+        if not path.is_file():
+            raise BadInput(f"video {video}: {path} {_absent(path)}")
+        files.check(path)
         self._capture = cv2.VideoCapture(str(path))
-        if not path.is_file() or not self._capture.isOpened():
+        # Without a video decoder OpenCV takes a name with digits for a series of pictures.
+        if not self._capture.isOpened() or self._capture.getBackendName() == "CV_IMAGES":
             raise BadInput(f"video {video}: {path} cannot be opened as a video file")
+        width, height = (
+            int(self._capture.get(side))
+            for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        _check_pixels((height, width), f"video {video}: {path}", files)
+        self.names = tuple(f"{j:05d}" for j in range(self._count()))
+        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or None
+        self._restart()
+        self.size = self.decode(0).shape[:2]
+
+    def _count(self) -> int:
+        """Frames that can be decoded; BadInput if there is none, or should be more."""
         count = 0
         while self._capture.grab():
             count += 1
+        where = f"video {self.video}: {self.path}"
         if not count:
-            raise BadInput(f"video {video}: {path} holds no frame that can be decoded")
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or None
-        self.names = tuple(f"{j:05d}" for j in range(count))
-        self._restart()
-        self.size = self.decode(0).shape[:2]
+            raise BadInput(f"{where} holds no frame that can be decoded")
+        # After damage there is more to come; a file that was cut short is known by its sizes.
+        more = any(self._capture.grab() for _ in range(GRABS))
+        said = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        with self.path.open("rb") as file:
+            if more or not whole(file) or (said > count and counted(file)):
+                of = f" of {said}" if said > count else ""
+                raise BadInput(
+                    f"{where} is damaged or cut short: {count}{of} frames can be decoded; copy it "
+                    "anew, or save what is left of it as another file"
+                )
+        return count
 
     def _restart(self) -> None:
         self._capture.release()
@@ -162,6 +219,7 @@ class VideoFrames(FrameReader):
     def decode(self, j: int) -> Image:
         if self._last is not None and self._last[0] == j:
             return self._last[1]
+        self._files.check(self.path)
         # seeking by position is inexact in many codecs: go back to the start instead
         if j < self._next:
             self._restart()
@@ -175,6 +233,7 @@ class VideoFrames(FrameReader):
                 f"video {self.video}, frame {self.names[j]}: {self.path} cannot be decoded there; "
                 "the file is damaged or was changed"
             )
+        self._files.check(self.path)
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         self._last = (j, np.asarray(rgb, np.uint8))
         return self._last[1]
@@ -192,30 +251,62 @@ class ResizedFrames(FrameReader):
         return resize_image(self.frames.decode(j), self.size)
 
 
-def open_frames(source: FrameSource, video: str) -> FrameReader:
-    """The frames of a video; BadInput if there are none or the first cannot be read."""
+def open_frames(
+    source: FrameSource, video: str, files: SourceFiles = DISK, *, strict: bool = False
+) -> FrameReader:
+    """The frames of a video; BadInput if there are none or the first cannot be read.
+
+    files: how its files are read. strict: as ImageFrames; a damaged video file is always refused.
+    """
     if isinstance(source, Path):
-        return VideoFrames(source, video)
-    return ImageFrames(source, video)
+        return VideoFrames(source, video, files)
+    return ImageFrames(source, video, files, strict=strict)
 
 
-def manifest(source: FrameSource, video: str, digest: Callable[[Path], str]) -> Manifest:
+def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
+    """How many frames there are, and (H, W) px, by the headers alone.
+
+    Of a video file both are what its container says, mostly an estimate. BadInput if there is
+    nothing to read.
+    """
+    if isinstance(source, tuple):
+        return len(source), picture_size(source[0], f"video {video}")
+    capture = cv2.VideoCapture(str(source))
+    count, height, width = (
+        int(capture.get(what))
+        for what in (
+            cv2.CAP_PROP_FRAME_COUNT,
+            cv2.CAP_PROP_FRAME_HEIGHT,
+            cv2.CAP_PROP_FRAME_WIDTH,
+        )
+    )
+    capture.release()
+    if min(height, width) < 1:
+        raise BadInput(f"video {video}: {source} cannot be opened as a video file")
+    return max(0, count), (height, width)
+
+
+def manifest(
+    source: FrameSource, video: str, digest: Callable[[Path], str], files: SourceFiles = DISK
+) -> Manifest:
     """Names, size and digests of all frames; every frame is decoded once to check it.
 
-    digest: of a file's bytes. Raises BadInput for a missing, unreadable or differently sized
-    frame.
+    digest: of a file's bytes. Raises BadInput for a missing, unreadable, damaged or differently
+    sized frame.
     """
-    frames = open_frames(source, video)
+    frames = open_frames(source, video, files, strict=True)
     for _ in frames:
         continue
-    files = [source] if isinstance(source, Path) else list(source)
-    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest, files)))
+    paths = [source] if isinstance(source, Path) else list(source)
+    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest, paths)))
 
 
 def working_size(size: tuple[int, int], settings: FramesSettings) -> tuple[int, int]:
     """(H, W) px at which the networks see frames of `size`."""
-    scale = settings.height / min(size) if settings.height else 1.0
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    height = settings.height
+    scale = min(height / min(size), SLENDER * height / max(size)) if height else 1.0
+    least = min(height, NARROW) if height else 1
+    return max(least, round(size[0] * scale)), max(least, round(size[1] * scale))
 
 
 def working_frames(frames: FrameReader, settings: FramesSettings) -> FrameReader:
@@ -256,16 +347,64 @@ def resize_masks(masks: Mapping[int, IndexMask], size: tuple[int, int]) -> dict[
     return {j: resize_mask(mask, size) for j, mask in masks.items()}
 
 
-def _read_image(path: Path, video: str) -> Image:
-    if not path.is_file():
-        raise BadInput(f"video {video}, frame {path.stem}: {path} is missing")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _read_image(path: Path, where: str, files: SourceFiles, *, strict: bool) -> Image:
+    data = _bytes(path, where, files)
+    mode = _header(data, where, files)
+    if strict and mode != "CMYK":
+        _check_jpeg(data, where)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
     if image is None:
-        raise BadInput(
-            f"video {video}, frame {path.stem}: {path} cannot be decoded as an image; "
-            "it is truncated or of another kind"
-        )
+        raise BadInput(f"{where} cannot be decoded as an image; it is truncated or of another kind")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _bytes(path: Path, where: str, files: SourceFiles) -> bytes:
+    """What a file holds; BadInput if it is no file, or unreadable."""
+    try:
+        if path.is_file():
+            return files.read(path)
+    except OSError as error:
+        raise BadInput(f"{where} cannot be read ({error.strerror})") from error
+    raise BadInput(f"{where} {_absent(path)}")
+
+
+def _absent(path: Path) -> str:
+    """Why a path is no file."""
+    return "is no regular file" if path.exists() else "is missing"
+
+
+def _header(data: bytes, where: str, files: SourceFiles) -> str | None:
+    """Pillow's mode of an image, None if it knows none; BadInput if the image is too large."""
+    try:
+        with Pillow.open(BytesIO(data)) as image:
+            size, mode = (image.height, image.width), image.mode
+    except Exception:  # a damaged header can raise anything; the decoder says what is wrong
+        return None
+    _check_pixels(size, where, files)
+    return mode
+
+
+def _check_pixels(size: tuple[int, int], where: str, files: SourceFiles) -> None:
+    if size[0] * size[1] > files.most_pixels:
+        raise BadInput(
+            f"{where} is {_by(size)}, more than {files.most_pixels // 1_000_000} million pixels; "
+            "scale it down, or raise frames.megapixels"
+        )
+
+
+def _check_jpeg(data: bytes, where: str) -> None:
+    """BadInput for a JPEG that this decoder has something to say against; others are exact."""
+    if data.startswith(JPEG):
+        try:
+            decode_image_jpegturbo(data, "mono")
+        except Exception as error:  # it raises no narrower one
+            raise BadInput(
+                f"{where} is damaged or truncated, so that a part of it cannot be decoded; "
+                "restore the file"
+            ) from error
 
 
 def _by(size: Sequence[int]) -> str:
@@ -278,10 +417,12 @@ def _by(size: Sequence[int]) -> str:
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
     """(H, W) px of an image file, by its header; BadInput if it has none."""
+    if not path.is_file():
+        raise BadInput(f"{where}: {path} {_absent(path)}")
     try:
         with Pillow.open(path) as image:
             return image.height, image.width
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # a damaged header can raise anything
         raise BadInput(f"{where}: {path} cannot be read as an image ({error})") from error
 
 
@@ -291,7 +432,13 @@ def mask_files(source: MaskSource) -> tuple[Path, ...]:
 
 
 def read_index_mask(
-    source: MaskSource, size: tuple[int, int], video: str, frame: str, *, given: bool = False
+    source: MaskSource,
+    size: tuple[int, int],
+    video: str,
+    frame: str,
+    files: SourceFiles = DISK,
+    *,
+    given: bool = False,
 ) -> IndexMask:
     """An index mask (H, W) uint8: 0 background, object numbers, 255 void.
 
@@ -301,10 +448,11 @@ def read_index_mask(
     """
     where = f"video {video}, frame {frame}: mask {mask_files(source)[0]}"
     if isinstance(source, Layers):
-        values = _joined(source, size, f"video {video}, frame {frame}")
+        values = _joined(source, size, f"video {video}, frame {frame}", files)
     else:
-        plain = _plain_values(source, size, where)
-        values = _one_object(_index_values(source, where) if plain is None else plain)
+        data = _bytes(source, where, files)
+        plain = _plain_values(data, size, where)
+        values = _one_object(_index_values(data, where, files) if plain is None else plain)
         _check_size(values, size, where)
     if given and not np.any((values > 0) & (values < VOID)):
         raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
@@ -332,46 +480,54 @@ def _black_and_white(values: IndexMask) -> bool:
     return bool((values + np.uint8(1)).max() <= 1)
 
 
-def _joined(layers: Layers, size: tuple[int, int], where: str) -> IndexMask:
+def _joined(layers: Layers, size: tuple[int, int], where: str, files: SourceFiles) -> IndexMask:
     """Layers as object numbers in the frames' size."""
     values = np.zeros(size, np.uint8)
     for number, path in enumerate(layers.paths, 1):
-        shown = np.array(_decoded(path, f"{where}: mask {path}").convert("L")) > HALF
+        this = f"{where}: mask {path}"
+        data = _bytes(path, this, files)
+        _check_jpeg(data, this)
+        shown = np.array(_decoded(data, this, files).convert("L")) > HALF
         layer = shown.astype(np.uint8)
         if layers.scaled:
             layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
-        _check_size(layer, size, f"{where}: mask {path}")
+        _check_size(layer, size, this)
         values[layer > 0] = number
     return values
 
 
-def _decoded(path: Path, where: str) -> Pillow.Image:
-    if not path.is_file():
-        raise BadInput(f"{where} is missing")
+def _decoded(data: bytes, where: str, files: SourceFiles) -> Pillow.Image:
+    _header(data, where, files)
     try:
-        with Pillow.open(path) as image:
+        with Pillow.open(BytesIO(data)) as image:
+            image.verify()
+        with Pillow.open(BytesIO(data)) as image:
             image.load()
             return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInput(f"{where} cannot be decoded as an image ({error})") from error
+    except Exception as error:  # damage can raise anything
+        raise BadInput(f"{where} cannot be decoded as an image ({_reason(error)})") from error
 
 
-def _plain_values(path: Path, size: tuple[int, int], where: str) -> IndexMask | None:
+def _reason(error: Exception) -> str:
+    """What a decoder says, in one line that does not name where its bytes were kept."""
+    return re.sub(r"<.*>", "its bytes", str(error)).splitlines()[0] if str(error) else "damaged"
+
+
+def _plain_values(data: bytes, size: tuple[int, int], where: str) -> IndexMask | None:
     """_index_values() of a PNG with one channel of 8 bits and the frames' size; else None.
 
     Most masks are such, and this decoder takes a tenth of Pillow's time.
     """
     try:
-        data = path.read_bytes()
         values = decode_image_png_u8(data, size, "mono")[..., 0]
     except Exception:  # it raises no narrower one, and Pillow says better what is wrong
         return None
     return values if data[COLOUR_TYPE] == PALETTE else _numbers(values, where)
 
 
-def _index_values(path: Path, where: str) -> IndexMask:
+def _index_values(data: bytes, where: str, files: SourceFiles) -> IndexMask:
     """Pixel values of a mask file as object numbers."""
-    image = _decoded(path, where)
+    image = _decoded(data, where, files)
     if image.format == "JPEG":
         raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
     pixels = np.array(image)

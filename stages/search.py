@@ -62,7 +62,7 @@ def search(
 
     size: (H, W) px. Yields boxes (M, 4) float32 xyxy px inside the frame, at most
     settings.windows of each object, and their Re-ID vectors (M, 256) float32. Free of any
-    threshold. ValueError if the weights hold no reid.
+    threshold. BadWeights if the weights hold no reid.
     """
     networks.need("reid", ReIDNetwork)
     with networks.inference():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,20 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, j: int) -> npt.NDArray[Any]: ...
+
+
+class SourceFiles(Protocol):
+    """How a person's files are read: as they lie, or only as a run was planned from them."""
+
+    @property
+    def most_pixels(self) -> int:
+        """of an image that is decoded"""
+
+    def read(self, path: Path) -> bytes:
+        """The bytes of a file. OSError if it cannot be read."""
+
+    def check(self, path: Path) -> None:
+        """End the run if a file that a decoder opens by itself is another than planned."""
 
 
 class FeatureReader(Protocol):

@@ -229,7 +229,7 @@ def test_raft(made: Made) -> None:
     assert error(raft_estimator(network, GPU)(*small), here) < 1e-2
 
 
-# --- results do not depend on what ran beside them ---------------------------------
+# --- results do not depend on what ran with them -----------------------------------
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -70,7 +70,7 @@ def test_proposals_and_embeddings(clip: Clip) -> None:
     for v in vectors:
         assert v.shape == (5, 256) and v.dtype == np.float32
         np.testing.assert_allclose((v**2).sum(1), 1, atol=1e-4)
-    # the five best of twelve are the five best of five, and embed alike beside others
+    # the five best of twelve are the five best of five, and embed alike among others
     np.testing.assert_array_equal(vectors[2], clip.proposals.embeddings(2)[:5])
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
-from pipeline.datasets.layout import Dataset, Video, one_of
+from pipeline.datasets.layout import Dataset, Video, check_name, one_of
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
 
@@ -55,16 +56,18 @@ def open_dataset(
 
     demo_root: where the built-in demo is written when it is asked for first. masks: of a clip, its
     first mask or a folder of masks. Raises UserError for an unknown dataset or split and a
-    missing folder or clip.
+    missing or unreadable folder or clip.
     """
     if name not in LAYOUTS:
         raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
+    check_name("--split", split)
     layout = LAYOUTS[name]
     if layout.clip and masks is None:
         raise UserError(f"--dataset {name} needs --masks, its first mask or a folder of masks")
     place = demo_root if layout.built_in else _place(name, root)
     part = str(masks) if layout.clip else split
-    return Dataset(name, split, tuple(layout.videos(place, part)))
+    with _readable():
+        return Dataset(name, split, tuple(layout.videos(place, part)))
 
 
 def _place(name: str, root: str | Path | None) -> Path:
@@ -73,7 +76,9 @@ def _place(name: str, root: str | Path | None) -> Path:
     if root is None:
         what = "the clip" if clip else "the folder that holds it"
         raise UserError(f"--dataset {name} needs --root, {what}")
-    if not (clip or Path(root).is_dir()):
+    with _readable():
+        there = clip or Path(root).is_dir()
+    if not there:
         raise UserError(f"--root {root}: no such folder")
     return Path(root)
 
@@ -81,6 +86,17 @@ def _place(name: str, root: str | Path | None) -> Path:
 def built_in(name: str) -> bool:
     """Whether a dataset by that name needs no --root, since it is drawn."""
     return name in LAYOUTS and LAYOUTS[name].built_in
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """UserError for a file or folder that the block may not look into."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename}: cannot be read ({error.strerror}); mend that, or choose another"
+        ) from error
 
 
 def rule_of(dataset: str) -> Rule:

@@ -7,10 +7,11 @@ ROOT/annotations/<video>/<frame>.png        (only to be scored)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, images
+from pipeline.datasets.layout import Video, check_name, images, one_each
 from pipeline.errors import UserError
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -25,6 +26,7 @@ def videos(root: Path, split: str) -> Iterator[Video]:
             f"--root {root}: holds no videos; put them there as <video>/ or <video>.mp4, "
             "and their first masks as masks/<video>.png"
         )
+    one_each((path.name if path.is_dir() else path.stem, path) for path in found)
     for path in found:
         yield video(path, root / "masks", root / "annotations")
 
@@ -38,6 +40,7 @@ def _is_video(path: Path) -> bool:
 def video(path: Path, masks: Path, annotations: Path) -> Video:
     """One video of the folder."""
     name = path.stem if path.is_file() else path.name
+    check_name("video", name)
     single, several = masks / f"{name}.png", masks / name
     chosen = several if several.is_dir() else single
     if not chosen.exists():
@@ -50,17 +53,19 @@ def video(path: Path, masks: Path, annotations: Path) -> Video:
 def clip(path: Path, given: str) -> Iterator[Video]:
     """A clip anywhere; given: its first mask, or a folder of masks named after frames."""
     masks = Path(given)
+    named = Path(os.path.abspath(path))  # noqa: PTH100 - the link's own name, not its end's
+    check_name("video", named.name)
     if not path.exists():
         raise UserError(f"{path}: no such clip; give a video file or a folder of images")
     if not masks.exists():
         raise UserError(f"video {path.stem}, first frame: mask {masks} is missing")
-    name = path.stem if path.is_file() else path.absolute().name
+    name = named.stem if path.is_file() else named.name
     frames, names = _frames(path, name)
     yield Video(name, frames, _given(masks, names, name), None, names)
 
 
 def _frames(path: Path, name: str) -> tuple[tuple[Path, ...] | Path, Sequence[str]]:
-    if path.is_file():
+    if not path.is_dir():
         return path, ()
     frames = images(path)
     if not frames:
@@ -69,7 +74,7 @@ def _frames(path: Path, name: str) -> tuple[tuple[Path, ...] | Path, Sequence[st
 
 
 def _given(masks: Path, names: Sequence[str], name: str) -> dict[int, Path]:
-    if masks.is_file():
+    if not masks.is_dir():
         return {0: masks}
     found = _by_frame(masks, names, name)
     if not found:

@@ -6,9 +6,9 @@ Digests of files are memoised, so that planning a run again reads no frame and n
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,16 +17,20 @@ from typing import TYPE_CHECKING
 import models
 from cache import keys
 from cache.digests import FileDigests
-from cache.files import reporting, write_file
+from cache.files import read_record, write_record
 from pipeline.errors import UserError
 from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
-from pipeline.plan.settings import RunSettings
+from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
 
 if TYPE_CHECKING:
     from pipeline.datasets import Video
     from stages.frames import MaskSource
+
+
+Digest = Callable[[Path], str]
+"""digest of a file's bytes"""
 
 
 @dataclass(frozen=True)
@@ -48,9 +52,7 @@ class Options:
 
 def cache_root() -> Path:
     """The artifact root: DYENET_CACHE, else [cache] root in luigi.cfg, else ./artifacts."""
-    from luigi.configuration import get_config
-
-    found = os.environ.get("DYENET_CACHE") or get_config().get("cache", "root", "artifacts")
+    found = os.environ.get("DYENET_CACHE") or luigi_config().get("cache", "root", "artifacts")
     return Path(found).expanduser().absolute()
 
 
@@ -80,16 +82,8 @@ def open_video(root: Path, run_digest: str, video: str) -> Video:
     return open_videos(options)[0]
 
 
-def person_error(error: ValueError) -> Exception:
-    """What a stage or a weights file finds wrong, as a UserError; other errors as they are."""
-    from models.weights import BadWeights
-    from stages.frames import BadInput
-
-    return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
-
-
 def plan_run(options: Options, root: Path) -> Recipe:
-    """The recipe of a run. UserError for whatever is wrong with what was asked for."""
+    """The recipe of a run. One of MENDABLE for whatever is wrong with what was asked for."""
     options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:
@@ -108,23 +102,17 @@ def plan_run(options: Options, root: Path) -> Recipe:
 def _video(video: Video, options: Options, digests: FileDigests, root: Path) -> VideoRecipe:
     """Digests of all that a video is made from."""
 
-    def digest(paths: Iterable[Path]) -> list[str]:
-        return [source_digest(digests, path, video.name) for path in paths]
+    def digest(path: Path) -> str:
+        return source_digest(digests, path, video.name)
 
-    def masks(sources: Mapping[int, MaskSource]) -> str:
-        found = {str(j): mask_digest(digests, mask, video.name) for j, mask in sources.items()}
-        return keys.key(found)
-
-    frames = [video.frames] if isinstance(video.frames, Path) else list(video.frames)
-    names = [] if isinstance(video.frames, Path) else list(video.frame_names)
     truth = video.annotations
     weights = find_weights(options.weights, video.name)
     modules = module_digests(weights, digests, root)
     _check_modules(weights, modules, options.settings.run.variant)
     return VideoRecipe(
-        images=keys.key({"names": names, "files": digest(frames)}),
-        first_masks=masks(video.first_masks),
-        annotations=masks(truth) if truth else None,
+        images=images_digest(video, digest),
+        first_masks=masks_digest(video.first_masks, digest),
+        annotations=masks_digest(truth, digest) if truth else None,
         weights=str(weights),
         modules=modules,
     )
@@ -141,12 +129,41 @@ def source_digest(digests: FileDigests, path: Path, video: str) -> str:
         ) from error
 
 
-def mask_digest(digests: FileDigests, mask: MaskSource, video: str) -> str:
-    """Digest of the files of a mask; UserError as source_digest()."""
+def images_digest(video: Video, digest: Digest) -> str:
+    """Digest of the names and bytes of a video's frames."""
+    files = [video.frames] if isinstance(video.frames, Path) else list(video.frames)
+    return keys.key({"names": list(video.frame_names), "files": [digest(path) for path in files]})
+
+
+def masks_digest(masks: Mapping[int, MaskSource], digest: Digest) -> str:
+    """Digest of masks by frame."""
+    return keys.key({str(j): mask_digest(mask, digest) for j, mask in masks.items()})
+
+
+def mask_digest(mask: MaskSource, digest: Digest) -> str:
+    """Digest of the files of a mask."""
     from stages.frames import mask_files
 
-    found = [source_digest(digests, path, video) for path in mask_files(mask)]
+    found = [digest(path) for path in mask_files(mask)]
     return found[0] if isinstance(mask, Path) else keys.key({"layers": found})
+
+
+def sources(made: Recipe) -> dict[Path, str]:
+    """What a run reads, each with what it is: files, and folders that are read as a whole."""
+    from stages.frames import mask_files
+
+    found = {Path(video.weights): "the weights" for video in made.videos.values()}
+    if made.dataset == "clip":
+        return found | {Path(made.root or ""): "the clip", Path(made.masks or ""): "its masks"}
+    asked = Options(made.dataset, made.root, made.split, made.masks, tuple(made.videos))
+    for video in open_videos(asked):
+        files = video.frames
+        frames = {files} if isinstance(files, Path) else {path.parent for path in files}
+        found |= dict.fromkeys(frames, f"the frames of video {video.name}")
+        for masks, what in ((video.first_masks, "masks"), (video.annotations or {}, "annotations")):
+            folders = {path.parent for mask in masks.values() for path in mask_files(mask)}
+            found |= dict.fromkeys(folders, f"the {what} of video {video.name}")
+    return found
 
 
 def find_weights(asked: str, video: str) -> Path:
@@ -164,21 +181,16 @@ def find_weights(asked: str, video: str) -> Path:
 
 
 def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
-    """Digest of each module of a weights file, kept by the digest of the file."""
+    """Digest of each module of a weights file, kept by the digest of the file; BadWeights."""
     memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
-    try:
-        return dict(json.loads(memo.read_text()))
-    except (OSError, ValueError):
-        pass
-    from models.weights import BadWeights
+    if known := read_record(memo):
+        return known
     from models.weights import module_digests as compute
 
-    try:
-        found = compute(path)
-    except BadWeights as error:
-        raise UserError(str(error)) from error
-    with reporting(memo):
-        write_file(memo, json.dumps(found).encode())
+    found = compute(path)
+    # In a cache that cannot be written to they are computed again.
+    with suppress(OSError):
+        write_record(memo, found)
     return found
 
 

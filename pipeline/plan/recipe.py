@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import cache.keys
-from cache.files import write_file
+from cache.files import set_aside, write_file
 from pipeline.errors import UserError
 from pipeline.plan.settings import RunSettings
 
@@ -58,7 +58,7 @@ class Recipe:
     def write(self, cache_root: Path) -> None:
         """Put the recipe where every worker finds it; whole or not at all."""
         path = _path(cache_root, self.digest)
-        if path.exists():
+        if path.exists() and _stored(path) is not None:
             return
         try:
             write_file(path, json.dumps(self.to_dict(), indent=1, sort_keys=True).encode())
@@ -72,15 +72,31 @@ class Recipe:
 @lru_cache(maxsize=32)
 def read(cache_root: Path, run_digest: str) -> Recipe:
     """A recipe by its short digest; UserError if the cache root holds none."""
-    try:
-        stored = json.loads(_path(cache_root, run_digest).read_text())
-    except (OSError, ValueError) as error:
+    stored = _stored(_path(cache_root, run_digest))
+    if stored is None:
         raise UserError(
-            f"cache root {cache_root}: holds no recipe {run_digest} ({error})"
-        ) from error
-    stored["settings"] = RunSettings.from_dict(stored["settings"])
-    stored["videos"] = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
-    return Recipe(**stored)
+            f"cache root {cache_root}: holds no recipe {run_digest}; start the run anew"
+        )
+    settings = RunSettings.from_dict(stored["settings"])
+    videos = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
+    return Recipe(**{**stored, "settings": settings, "videos": videos})
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """What a recipe's file holds, None without one; a damaged file is set aside.
+
+    A recipe is named after its content, which tells damage.
+    """
+    try:
+        stored: dict[str, Any] = json.loads(path.read_bytes())
+        if cache.keys.short(cache.keys.key(stored)) == path.stem:
+            return stored
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    set_aside(path)
+    return None
 
 
 def _path(cache_root: Path, run_digest: str) -> Path:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.digests import FileDigests
-from cache.files import DamagedArtifact, MissingArtifact
+from cache.files import DamagedArtifact, MissingArtifact, reporting
+from cache.holds import hold, holds
 from cache.memo import MASK, VECTOR, BoxMemo
 from cache.prune import record_run
 from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
-from pipeline.errors import UserError
 from pipeline.plan.chain import Spec, label, needed, planned, version
-from pipeline.plan.inputs import module_digests
 from pipeline.plan.machine import device
 from pipeline.plan.recipe import VideoRecipe, read
 from pipeline.plan.settled import settled
@@ -40,9 +38,20 @@ class Job:
     """One task under way; closes what it opened at the end of a `with` block."""
 
     def __init__(
-        self, root: Path, run_digest: str, video: str, progress: Progress, name: str = ""
+        self,
+        root: Path,
+        run_digest: str,
+        video: str,
+        progress: Progress,
+        name: str = "",
+        networks_for: Sequence[str] = (),
     ) -> None:
-        """name: label of the artifact that the task makes, if it makes one."""
+        """name: label of the artifact that the task makes, if it makes one.
+
+        networks_for: modules that a task runs which makes none.
+        """
+        # On another node than the run was planned on, too.
+        hold(root, run_digest)
         self.store = Store(root)
         self.recipe = read(root, run_digest)
         self.specs = planned(root, run_digest, video)
@@ -50,6 +59,7 @@ class Job:
         self.video = video
         self.progress = progress
         self._name = name
+        self._modules = self.specs[name].modules if name else networks_for
         self._began = time.perf_counter()
         self._opened: dict[str, Reader] = {}
         self._open = ExitStack()
@@ -122,6 +132,22 @@ class Job:
                 elif item.name in before:
                     values = before[item.name][:]
                     out.put(item.name, values.tolist() if item.dtype == "utf8" else values)
+
+    def drop(self, stages: Collection[str]) -> None:
+        """Remove the video's artifacts of these stages that no other run under way reaches."""
+        root, mine = self.store.root, self.recipe.digest
+        others = {hold.run_id for hold in holds(root) if hold.live} - {mine}
+        needed = {
+            spec.key
+            for run in others
+            if self.video in read(root, run).videos
+            for spec in planned(root, run, self.video).values()
+        }
+        for spec in self.specs.values():
+            if spec.stage in stages and spec.key not in needed:
+                path = self.store.path(spec.stage, self.recipe.dataset, self.video, spec.key)
+                with reporting(path):
+                    path.unlink(missing_ok=True)
 
     def size(self) -> tuple[int, int]:
         """(H, W) px."""
@@ -208,16 +234,12 @@ class Job:
     def device(self) -> str:
         """Device of this task: the recipe's, or what this machine has; cpu without networks."""
         flow = self._name == "flow" and METHODS[self.recipe.settings.flow.method].on_gpu
-        networks = bool(self._name) and bool(self.spec.modules)
-        return device(self.recipe.device) if networks or flow else "cpu"
+        return device(self.recipe.device) if self._modules or flow else "cpu"
 
     @property
     def networks(self) -> Networks:
         """The networks of this video, loaded once a process."""
         path, precision = Path(self.made.weights), self.recipe.settings.run.precision
-        with FileDigests(self.store.root) as digests:
-            if module_digests(path, digests, self.store.root) != self.made.modules:
-                raise UserError(f"weights {path}: changed since the run was planned; start it anew")
         return load(path, tuple(sorted(self.made.modules.items())), self.device, precision)
 
     def mask_memo(self) -> AbstractContextManager[BoxMemo]:
@@ -274,7 +296,8 @@ class Job:
 
 @lru_cache(maxsize=1)
 def load(path: Path, digests: tuple[tuple[str, str], ...], device: str, precision: str) -> Networks:
-    """Networks of a weights file; digests: of its modules, so that a new file is read anew."""
+    """Networks of a weights file; digests: of its modules as planned, which its tensors have."""
     from models.weights import load as load_weights
 
-    return load_weights(path, device, precision)
+    planned = dict(digests)
+    return load_weights(path, device, precision, planned, planned)

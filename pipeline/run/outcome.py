@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cache.files import DamagedArtifact, MissingArtifact
-from pipeline.plan.chain import final
+from pipeline.plan.chain import final, keys_of
 from pipeline.results.export import Iteration, Start, Template, VideoResult, starts_of
 from pipeline.results.overlays import read_palette
 from pipeline.run import artifacts
@@ -27,7 +27,7 @@ def video_result(job: Job) -> VideoResult:
         masks=artifacts.rows(tubes, "masks"),
         objects=objects,
         palette=read_palette(source.first_masks[min(source.first_masks)], objects),
-        keys={name: spec.key for name, spec in job.needed.items()},
+        keys=keys_of(job.needed),
         given=frozenset(source.first_masks),
     )
 

@@ -54,7 +54,7 @@ class Progress:
             self(done, total)
 
     def tell(self, text: str) -> None:
-        """A line of its own; nobody need be reading."""
+        """A line of its own; nothing where the reader has closed its end."""
         with suppress(BrokenPipeError):
             print(f"{self._title}: {text}", flush=True)
 

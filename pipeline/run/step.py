@@ -9,7 +9,6 @@ from typing import Any
 import luigi
 
 from cache.files import DamagedArtifact, MissingArtifact
-from pipeline.plan.inputs import person_error
 from pipeline.run.progress import Progress
 
 
@@ -44,8 +43,6 @@ class Step(luigi.Task):
                     raise
                 progress.tell(str(error))
                 yield lost
-            except ValueError as error:
-                raise person_error(error) from error
             except SystemError as error:
                 # a signal that finds HDF5 in a callback comes out of it wrapped
                 raise error.__cause__ or error from None
