@@ -15,6 +15,7 @@ from models.weights import read_architecture
 from pipeline.plan.chain import PASSING, Spec, artifacts_of
 from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
+from pipeline.plan.settled import possible
 from stages.frames import BadInput, extent, working_size
 
 COMPRESSED = {"features": 0.83, "flow": 0.4, "embeddings": 0.79}
@@ -46,13 +47,19 @@ def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
         missing = {
             spec.key: spec
             for recipe in having
-            for spec in artifacts_of(recipe, video).values()
+            for spec in _needed(recipe, video, store)
             if not store.exists(spec.stage, recipe.dataset, video, spec.key)
         }
         if missing:
             with suppress(BadInput):
                 found[video] = _cost(store.root, having[-1], video, missing.values())
     return found
+
+
+def _needed(recipe: Recipe, video: str, store: Store) -> Iterable[Spec]:
+    """What a video needs; all that it may need where that is not known yet."""
+    plan, *_ = possible(store, recipe.dataset, video, artifacts_of(recipe, video))
+    return plan.values()
 
 
 def _cost(root: Path, recipe: Recipe, video: str, missing: Iterable[Spec]) -> Cost:
