@@ -373,7 +373,7 @@ frame as it is scaled for the networks (setting `frames.height`).
 ## Care
 
 `dyenet verify` reads every artifact, recipe, record and digest and sets aside as `.bad` what is
-not as it was written. `dyenet prune` lists what no kept run reaches, and with `--max-size` also what
+not as it was written. `dyenet prune` lists what no kept run reaches, with `--max-size` also what
 runs do reach, the least recently used first. An artifact was last used when a run that reaches it
 was last planned, which that run records in `<root>/runs/`; reading writes nothing. While a process
 works on a run it keeps a file below `<root>/working/` young, and nothing is pruned that its run
