@@ -12,7 +12,7 @@ from cache.store import Store
 from models.backbone import BACKBONES
 from models.config import Architecture
 from models.weights import read_architecture
-from pipeline.plan.chain import PASSING, Spec, artifacts_of
+from pipeline.plan.chain import PASSING, Spec, planned
 from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
 from stages.frames import BadInput, extent, working_size
@@ -36,22 +36,22 @@ class Cost:
 
 
 def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
-    """What runs will add to the cache by video; what they share counts once.
+    """What planned runs will add to the cache by video; what they share counts once.
 
     A video that cannot be read is left out: its own task says what is wrong with it.
     """
     missing: dict[str, dict[str, Spec]] = {}
-    planned: dict[str, Recipe] = {}
+    owner: dict[str, Recipe] = {}
     for recipe in recipes:
         for video in recipe.videos:
-            for spec in artifacts_of(recipe, video).values():
+            for spec in planned(store.root, recipe.digest, video).values():
                 if not store.exists(spec.stage, recipe.dataset, video, spec.key):
                     missing.setdefault(video, {})[spec.key] = spec
-                    planned[video] = recipe
+                    owner[video] = recipe
     found = {}
     for video, specs in missing.items():
         with suppress(BadInput):
-            found[video] = _cost(store.root, planned[video], video, specs.values())
+            found[video] = _cost(store.root, owner[video], video, specs.values())
     return found
 
 
