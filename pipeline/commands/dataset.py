@@ -66,7 +66,7 @@ class RunDataset(RunOptions, luigi.WrapperTask):
         return {"report": self.report}
 
     def complete(self) -> bool:
-        return self.say_cost_unless(self.report.complete(), [self.recipe])
+        return self.say_cost_unless(super().complete(), [self.recipe])
 
 
 class ComputeFlow(RunDataset):

@@ -12,7 +12,7 @@ from cache.store import Store
 from models.backbone import BACKBONES
 from models.config import Architecture
 from models.weights import read_architecture
-from pipeline.plan.chain import PASSING, Spec, artifacts_of
+from pipeline.plan.chain import PASSING, Spec, planned
 from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settled import possible
@@ -37,7 +37,7 @@ class Cost:
 
 
 def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
-    """What runs will add to the cache by video; what they share counts once.
+    """What planned runs will add to the cache by video; what they share counts once.
 
     A video that cannot be read is left out: its own task says what is wrong with it.
     """
@@ -58,7 +58,7 @@ def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
 
 def _needed(recipe: Recipe, video: str, store: Store) -> Iterable[Spec]:
     """What a video needs; all that it may need where that is not known yet."""
-    plan, *_ = possible(store, recipe.dataset, video, artifacts_of(recipe, video))
+    plan, *_ = possible(store, recipe.dataset, video, planned(store.root, recipe.digest, video))
     return plan.values()
 
 
