@@ -19,6 +19,8 @@ from pipeline.errors import UserError
 if TYPE_CHECKING:
     from pipeline.plan.recipe import Recipe
 
+READING = "start", "end", "every", "fps", "mask_from", "mask_turn"
+"""options that say how the files of a clip are read"""
 SPEED = """Run a dataset in an empty cache and print frames a second by stage and in all (the
 paper's Speed Analysis, section 4.2)."""
 BENCH = """Run one clip with each network, number of objects and length. Prints frames a second by
@@ -57,10 +59,11 @@ def parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "mask",
         type=Path,
-        help="mask of the first frame (a PNG with a number for each object), or a folder of "
-        "<frame>.png where objects enter later",
+        help="mask of the first frame (a PNG with a number for each object, or another form of "
+        "docs/inputs.md), or a folder of <frame>.png where objects enter later",
     )
     segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    _add_reading(segment)
     _add_settings(segment)
     segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     segment.set_defaults(command=_segment)
@@ -200,6 +203,32 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=int, help="first frame, counted from 0 (default: 0)")
+    parser.add_argument("--end", type=int, help="last frame (default: the clip's last)")
+    parser.add_argument("--every", type=int, metavar="N", help="take one of every N frames")
+    parser.add_argument("--fps", type=float, help="take so many frames a second of a video file")
+    parser.add_argument(
+        "--mask-from",
+        choices=("alpha", "colours", "threshold"),
+        help="what in the masks shows the objects, where their pixels are not the numbers: what is "
+        "opaque, every colour, or what is brighter than half",
+    )
+    for name in ("colours", "threshold"):
+        parser.add_argument(
+            f"--mask-{name}",
+            dest="mask_from",
+            action="store_const",
+            const=name,
+            help=f"short for --mask-from {name}",
+        )
+    parser.add_argument(
+        "--mask-turn",
+        choices=("shown", "stored"),
+        help="for frames that a tag turns: whether masks lie as these are shown or stored",
+    )
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", default="compact", help="a shipped model or a .safetensors file"
@@ -236,6 +265,7 @@ def _segment(given: argparse.Namespace) -> int:
         set=given.set,
         device=given.device,
         output=str(given.output),
+        **{name: getattr(given, name) for name in READING},
     )
     done = engine.build(task)
     if done:

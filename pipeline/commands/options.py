@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cache.files import CacheError
 from cache.prune import record_run
 from cache.store import Store
 from pipeline.datasets import LAYOUTS
+from pipeline.datasets.reading import FORMS, TURNS, Reading
 from pipeline.errors import UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
@@ -76,6 +77,19 @@ class DatasetOptions:
     masks = luigi.OptionalParameter(
         default=None, description="with --dataset clip: the first mask, or a folder of masks"
     )
+    mask_from = luigi.OptionalParameter(
+        default=None,
+        description=f"of one's own videos: what in a mask shows the objects, {', '.join(FORMS)}",
+    )
+    mask_turn = luigi.OptionalParameter(
+        default=None, description=f"masks lie as frames with a turn are {' or '.join(TURNS)}"
+    )
+    start = luigi.OptionalIntParameter(default=None, description="first frame, counted from 0")
+    end = luigi.OptionalIntParameter(default=None, description="last frame")
+    every = luigi.OptionalIntParameter(default=None, description="of so many frames one")
+    fps = luigi.OptionalFloatParameter(
+        default=None, description="of a video file, so many frames a second"
+    )
     output = luigi.OptionalParameter(
         default=None, description="default runs/<dataset>-<split>-<variant>"
     )
@@ -115,6 +129,7 @@ class DatasetOptions:
             weights=self.weights,
             device=self.device,
             settings=override(configured(), given),
+            reading=Reading(**{item.name: getattr(self, item.name) for item in fields(Reading)}),
         )
         return plan_run(options, root)
 

@@ -132,6 +132,8 @@ class VideoResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """wall time by artifact, such as `tubes(2)`"""
     templates: Sequence[Template] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    """of objects by number, as far as the masks' form gives any"""
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,7 @@ def write_run(out: Path, videos: Sequence[VideoResult], run: Run) -> None:
             "frames": len(v.frame_names),
             "size": list(v.frames.size),
             "objects": list(v.objects),
+            **({"names": dict(v.names)} if v.names else {}),
             "given": sorted(v.given),
             "frame_names": [v.frame_names[n] for n in pictured(len(v.frame_names))],
             "keys": dict(v.keys),

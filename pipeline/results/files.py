@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.files import write_file
+from pipeline.datasets.layout import in_order
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,3 +24,8 @@ def write_text(path: Path, text: str) -> None:
         write_file(path, text.encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def masks_in(folder: Path) -> tuple[Path, ...]:
+    """The masks that were written for a video, in the order of its frames."""
+    return in_order(folder.glob("*.png"))

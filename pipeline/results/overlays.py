@@ -130,15 +130,19 @@ class VideoFile:
     def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
         """size: (H, W) px, scaled where the codec cannot hold it.
 
+        The codec takes even sides only: an odd one gets its last row or column once more.
+
         UserError if OpenCV can write no mp4 here.
         """
         import cv2
 
         scale = min(1.0, SIDE[1] / max(size))
         self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
+        self._longer = self._size[0] % 2, self._size[1] % 2
+        shape = self._size[1] + self._longer[1], self._size[0] + self._longer[0]
         for codec in CODECS:
             code = cv2.VideoWriter.fourcc(*codec)
-            self._file = cv2.VideoWriter(str(path), code, fps or FPS, self._size[::-1])
+            self._file = cv2.VideoWriter(str(path), code, fps or FPS, shape)
             if self._file.isOpened():
                 return
         raise UserError(f"{path}: this OpenCV can write no mp4 (tried {', '.join(CODECS)})")
@@ -149,6 +153,9 @@ class VideoFile:
 
         if image.shape[:2] != self._size:
             image = cv2.resize(image, self._size[::-1], interpolation=cv2.INTER_AREA)
+        bottom, right = self._longer
+        if bottom or right:
+            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         self._file.write(np.ascontiguousarray(image[..., ::-1]))
 
     def close(self) -> None:
