@@ -59,10 +59,18 @@ def parser() -> argparse.ArgumentParser:
     segment.add_argument(
         "mask",
         type=Path,
+        nargs="?",
         help="mask of the first frame (a PNG with a number for each object, or another form of "
         "docs/inputs.md), or a folder of <frame>.png where objects enter later",
     )
     segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
+    segment.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="X0,Y0,X1,Y1",
+        help="in place of a mask: px in the first frame that hold an object; once an object",
+    )
     _add_reading(segment)
     _add_settings(segment)
     segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
@@ -250,11 +258,13 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _segment(given: argparse.Namespace) -> int:
     from pipeline.commands import RunDataset, engine
 
+    if (given.mask is None) == (not given.box):
+        raise UserError(f"{given.clip}: give its first mask, or a --box for each object")
     engine.stop_on_sigterm()
     task = RunDataset(
         dataset="clip",
         root=str(given.clip),
-        masks=str(given.mask),
+        masks=str(given.mask or _box_masks(given)),
         split="clip",
         variant=given.variant,
         profile=given.profile,
@@ -271,6 +281,17 @@ def _segment(given: argparse.Namespace) -> int:
     if done:
         print(f"results: {given.output}")
     return 0 if done else 1
+
+
+def _box_masks(given: argparse.Namespace) -> Path:
+    from pipeline.commands.boxes import box_masks
+    from pipeline.datasets.reading import Reading
+    from pipeline.plan.settings import OPTIONS, configured, gather, override, single
+
+    values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
+    settings = override(configured(), values)
+    reading = Reading(**{name: getattr(given, name) for name in READING})
+    return box_masks(given.clip, given.box, reading, given.weights, settings, given.device)
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from cache.digests import bytes_digest
+from dyenet import load
 from pipeline import cli
 from pipeline.datasets import Video, open_dataset
 from pipeline.datasets.masks.coco import decode
@@ -24,7 +25,9 @@ from pipeline.datasets.reading import Reading
 from pipeline.errors import UserError
 from pipeline.plan.inputs import image_bits, images_digest, mask_digest
 from pipeline.results.overlays import VideoFile
+from stages.boxes import masks_in_boxes
 from stages.frames import BadInput, FrameReader, open_frames, read_index_mask
+from stages.settings import FramesSettings
 from tests.clip import SIZE, draw
 from tests.tiny_run import write_weights
 
@@ -720,3 +723,48 @@ def test_a_blank_mask_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run["videos"]["v"]["given"] == [2]
     with Image.open(out / "masks/v/00002.png") as mask:
         np.testing.assert_array_equal(np.array(mask), draw(2)[1])
+
+
+def test_a_box_is_drawn_by_the_mask_network(tmp_path: Path) -> None:
+    """A bright disc on a dark ground, with the shipped weights."""
+    rows, columns = np.mgrid[:96, :128] + 0.5
+    truth = (columns - 70) ** 2 + (rows - 45) ** 2 < 24**2
+    image = np.where(truth[..., None], np.uint8([230, 160, 40]), np.uint8([30, 60, 50]))
+    boxes = np.array([[46, 21, 94, 69], [2, 2, 20, 20]], np.float32)
+    got = masks_in_boxes(image, boxes, load("compact", "cpu", "fp32"), FramesSettings(240))
+    both = ((got == 1) & truth).sum() / ((got == 1) | truth).sum()
+    assert both > 0.9
+
+
+def test_boxes_in_place_of_a_mask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
+    clip, weights = frames_of(tmp_path / "v"), write_weights(tmp_path / "w.safetensors")
+    drawn = np.zeros(SIZE, np.uint8)
+    drawn[5:20, 5:30], drawn[30:50, 40:60] = 1, 2
+    monkeypatch.setattr("stages.boxes.masks_in_boxes", lambda *_: drawn)
+    tiny = ["--weights", str(weights), "--precision=fp32", "--max-iterations=1"]
+    asked = ["segment", str(clip), "-o", str(tmp_path / "out"), *tiny]
+    assert cli.main([*asked, "--box", "5,5,30,20", "--box=40,30,60,50"]) == 0
+    with Image.open(tmp_path / "out/masks/v/00000.png") as mask:
+        np.testing.assert_array_equal(np.array(mask), drawn)
+    for wrong, message in (
+        ([], "give its first mask, or a --box"),
+        (["--box=1,2,3"], "give four numbers"),
+        (["--box=5,5,90,20"], "no box in the frame, which is 72x56 px"),
+        (["--box=1,1,9,9"] * 3, "sees no object there"),
+    ):
+        assert cli.main([*asked, *wrong]) == 1
+        said = capsys.readouterr().err
+        assert message in said and said.count("\n") == 1
+
+
+def test_a_file_with_a_box_only_says_what_to_give(tmp_path: Path) -> None:
+    box = {"label": "cup", "shape_type": "rectangle", "points": [[30, 25], [10, 5]]}
+    path = labelme(tmp_path / "m.json", box)
+    with pytest.raises(BadInput, match="holds a box of cup, no outline; give --box 10,5,30,25"):
+        first_mask(frames_of(tmp_path / "v"), path)
+    (tmp_path / "m.txt").write_text("3 0.5 0.5 0.25 0.5\n")
+    with pytest.raises(BadInput, match="box of class 3, no outline; give --box 27,14,45,42"):
+        first_mask(frames_of(tmp_path / "v"), tmp_path / "m.txt")

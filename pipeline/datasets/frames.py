@@ -155,6 +155,12 @@ def _rate(path: Path) -> float:
     return rate
 
 
+def unpacked_clip(path: Path, reading: Reading, root: Path) -> Clip:
+    """open_clip() of a path that may be an archive; root: the artifact root."""
+    archive = path.suffix.lower() == ".zip" and path.is_file()
+    return open_clip(unpacked(path, root) if archive else path, reading)
+
+
 def unpacked(archive: Path, root: Path) -> Path:
     """The folder below an artifact root with the images of a zip file, by what it holds.
 

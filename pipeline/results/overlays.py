@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,11 +92,17 @@ def read_palette(mask: MaskSource, objects: Sequence[int]) -> bytes:
 
 def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
     """Write an index mask as a palette PNG, the form of the benchmark servers."""
+    path.write_bytes(encode_mask(mask, palette))
+
+
+def encode_mask(mask: IndexMask, palette: bytes | None = None) -> bytes:
+    """An index mask as a palette PNG; palette: by default that of DAVIS."""
     from PIL import Image as Pillow
 
-    image = Pillow.fromarray(mask)
-    image.putpalette(palette)
-    image.save(path, "PNG")
+    image, data = Pillow.fromarray(mask), BytesIO()
+    image.putpalette(palette or davis_palette())
+    image.save(data, "PNG")
+    return data.getvalue()
 
 
 def write_picture(path: Path, image: Image, mask: IndexMask, width: int) -> None:

@@ -66,7 +66,9 @@ class Drawn:
             own = next((shape.size for shape in mine if shape.size), size)
             boxed = next((shape for shape in mine if shape.box), None)
             if boxed is not None:
-                raise Malformed(f"holds only a box of {boxed.label}; draw its outline")
+                sides = zip(boxed.box or (), own[::-1] * 2, strict=True)
+                px = ",".join(f"{x * side if boxed.unit else x:.0f}" for x, side in sides)
+                raise Malformed(f"holds a box of {boxed.label}, no outline; give --box {px}")
             # Before it is painted: a size that a file makes up may not fit into memory.
             if not proportional(own, size):
                 raise Malformed(f"is for {own[1]}x{own[0]} px, the frames are {size[1]}x{size[0]}")
