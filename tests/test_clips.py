@@ -29,7 +29,7 @@ from stages.boxes import masks_in_boxes
 from stages.frames import BadInput, FrameReader, open_frames, read_index_mask
 from stages.settings import FramesSettings
 from tests.clip import SIZE, draw
-from tests.tiny_run import write_weights
+from tests.tiny_run import ran, write_weights
 
 H, W = SIZE
 TRUTH = draw(0)[1]
@@ -135,7 +135,9 @@ def test_frames_of_other_colours_are_converted(tmp_path: Path, kind: str) -> Non
     assert np.abs(got - wanted).max() <= (1 if kind == "cmyk.jpg" else 0)
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(10, "png"), (12, "png"), (12, "tif"), (14, "png")])
+@pytest.mark.parametrize(
+    ("bits", "kind"), [(8, "png"), (10, "png"), (12, "png"), (12, "tif"), (14, "png")]
+)
 def test_less_than_16_bits_are_scaled_by_one_factor(tmp_path: Path, bits: int, kind: str) -> None:
     paths = []
     for j in range(3):
@@ -240,6 +242,10 @@ def test_antialiased_masks_are_cut_at_half(tmp_path: Path) -> None:
     clip = frames_of(tmp_path / "v")
     with pytest.raises(BadInput, match="--mask-from threshold"):
         first_mask(clip, path)
+    photo = tmp_path / "m.jpg"
+    Image.fromarray(BLACK_WHITE).save(photo, quality=95)
+    got = first_mask(clip, photo, mask_from="threshold")
+    assert (got == (TRUTH == 1)).mean() > 0.99 and got.max() == 1
     got = first_mask(clip, path, mask_from="threshold")
     assert (got == (TRUTH == 1)).mean() > 0.99 and got.max() == 1
 
@@ -410,6 +416,23 @@ def test_labelme_of_several_frames_beside_them(tmp_path: Path) -> None:
     got = masks_of(video)
     np.testing.assert_array_equal(got[0], PIXELS == 2)
     np.testing.assert_array_equal(got[2], np.array([0, 2, 1])[PIXELS])
+
+
+def disc(x: float, y: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:H, :W] + 0.5
+    return (columns - x) ** 2 + (rows - y) ** 2 < radius**2
+
+
+def test_circles_and_ellipses(tmp_path: Path) -> None:
+    clip = frames_of(tmp_path / "v")
+    circle = {"label": "cup", "shape_type": "circle", "points": [[30, 25], [30, 37]]}
+    got = first_mask(clip, labelme(tmp_path / "m.json", circle))
+    assert ((got == 1) != disc(30, 25, 12)).sum() <= 2
+    (tmp_path / "m.xml").write_text(
+        f'<annotations><image name="00000.png" width="{W}" height="{H}">'
+        '<ellipse label="cup" cx="30" cy="25" rx="12" ry="12"/></image></annotations>'
+    )
+    np.testing.assert_array_equal(first_mask(clip, tmp_path / "m.xml"), got)
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
@@ -708,7 +731,10 @@ def test_a_run_with_all_of_it(
     assert "frames:" not in capsys.readouterr().out
 
 
-def test_a_blank_mask_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blank_mask_in_a_run_and_a_correction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another mask leaves what does not depend on masks as it is."""
     monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
     clip, masks, out = frames_of(tmp_path / "v"), tmp_path / "masks", tmp_path / "out"
     weights = write_weights(tmp_path / "w.safetensors")
@@ -723,6 +749,12 @@ def test_a_blank_mask_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert run["videos"]["v"]["given"] == [2]
     with Image.open(out / "masks/v/00002.png") as mask:
         np.testing.assert_array_equal(np.array(mask), draw(2)[1])
+    capsys.readouterr()
+    save(masks / "00001.png", draw(1)[1])
+    assert cli.main(asked) == 0
+    made = set(ran(capsys.readouterr().out)["v"])
+    assert {"frames", "search", "tracklets(1)", "export"} <= made
+    assert not {"features", "flow", "proposals", "embeddings"} & made
 
 
 def test_a_box_is_drawn_by_the_mask_network(tmp_path: Path) -> None:
@@ -741,14 +773,15 @@ def test_boxes_in_place_of_a_mask(
 ) -> None:
     monkeypatch.setenv("DYENET_CACHE", str(tmp_path / "cache"))
     clip, weights = frames_of(tmp_path / "v"), write_weights(tmp_path / "w.safetensors")
-    drawn = np.zeros(SIZE, np.uint8)
-    drawn[5:20, 5:30], drawn[30:50, 40:60] = 1, 2
-    monkeypatch.setattr("stages.boxes.masks_in_boxes", lambda *_: drawn)
     tiny = ["--weights", str(weights), "--precision=fp32", "--max-iterations=1"]
     asked = ["segment", str(clip), "-o", str(tmp_path / "out"), *tiny]
     assert cli.main([*asked, "--box", "5,5,30,20", "--box=40,30,60,50"]) == 0
-    with Image.open(tmp_path / "out/masks/v/00000.png") as mask:
-        np.testing.assert_array_equal(np.array(mask), drawn)
+    (drawn,) = (tmp_path / "cache/boxes").iterdir()
+    with Image.open(tmp_path / "out/masks/v/00000.png") as mask, Image.open(drawn) as given:
+        index = np.array(mask)
+        np.testing.assert_array_equal(index, np.array(given))
+    for number, (x0, y0, x1, y1) in enumerate([(5, 5, 30, 20), (40, 30, 60, 50)], 1):
+        assert (index[y0:y1, x0:x1] == number).sum() == (index == number).sum() > 0
     for wrong, message in (
         ([], "give its first mask, or a --box"),
         (["--box=1,2,3"], "give four numbers"),
