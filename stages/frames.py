@@ -454,6 +454,12 @@ def deep(path: Path) -> bool:
     return False
 
 
+def source_bits(source: FrameSource) -> int:
+    """Bits a channel that a video's images hold of 16; 16 also for others, and for a film."""
+    images = isinstance(source, tuple) and bool(source) and deep(source[0])
+    return bits_held(frame_files(source)) if images else DEEP
+
+
 def bits_held(paths: Sequence[Path]) -> int:
     """Bits a channel that 16-bit images use: 8, 10, 12 or 14 where all values fit, else 16."""
     highest = 0

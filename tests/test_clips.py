@@ -22,8 +22,11 @@ from pipeline.datasets.masks.coco import decode
 from pipeline.datasets.masks.pictures import ORIENTATION, TURNS
 from pipeline.datasets.masks.shapes import Malformed, inside
 from pipeline.datasets.reading import Reading
+from pipeline.datasets.rules import LATER
+from pipeline.datasets.sources import VideoSource, first_frames
 from pipeline.errors import UserError
 from pipeline.plan.inputs import image_bits, images_digest, mask_digest
+from pipeline.results.folder import score_folder
 from pipeline.results.overlays import VideoFile
 from stages.boxes import masks_in_boxes
 from stages.frames import BadInput, FrameReader, open_frames, read_index_mask
@@ -151,6 +154,8 @@ def test_less_than_16_bits_are_scaled_by_one_factor(tmp_path: Path, bits: int, k
     for j in range(3):
         np.testing.assert_array_equal(frames[j], draw(j)[0] // (1 if j == 1 else 8))
     assert images_digest(video, digest, bits) != images_digest(video, digest)
+    trained = VideoSource(video, dict(video.first_masks))
+    np.testing.assert_array_equal(trained.frame(0), frames[0])
 
 
 def test_full_16_bits_stay_as_they_were(tmp_path: Path) -> None:
@@ -397,6 +402,19 @@ def test_labelme(tmp_path: Path) -> None:
     video = opened(clip, path)
     np.testing.assert_array_equal(masks_of(video)[0], PIXELS)
     assert video.objects == {1: "cup", 2: "hand"}
+
+
+def test_drawn_masks_train_and_are_scored(tmp_path: Path) -> None:
+    clip = frames_of(tmp_path / "v")
+    labelme(tmp_path / "masks/v.json", polygon("cup", SQUARE), polygon("hand", TRIANGLE))
+    for name in ("00000", "00001", "00002"):
+        save(tmp_path / f"annotations/v/{name}.png", PIXELS)
+    dataset = open_dataset("folder", tmp_path, "all")
+    (source,) = first_frames(dataset.videos, 0)
+    np.testing.assert_array_equal(source.mask(0), PIXELS)
+    np.testing.assert_array_equal(source.frame(0), draw(0)[0])
+    table = score_folder(tmp_path / "annotations", dataset, tmp_path / "out", LATER)
+    assert clip.is_dir() and list(table["J_mean"]) == [1, 1]
 
 
 def test_labelme_of_several_frames_beside_them(tmp_path: Path) -> None:
