@@ -14,6 +14,8 @@ from typing import Any
 
 TEMPORARY = ".tmp"
 BAD = ".bad"
+GRACE_S = 3600.0
+"""A draft that nobody has written to for so long is a killed writer's."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,6 +53,15 @@ def trouble(path: Path, error: OSError) -> CacheError:
     )
 
 
+def readable(count: float) -> str:
+    """A number of bytes: 12.3 MB."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
 def make_folder(folder: Path) -> None:
     """Create a folder and its parents; CacheError if that fails."""
     with reporting(folder):
@@ -82,6 +93,15 @@ def publish(temporary: Path, path: Path) -> None:
     _sync_folder(path.parent)
 
 
+def sweep_drafts(path: Path) -> None:
+    """Remove drafts older than GRACE_S in the folder of a file that was just written."""
+    written = path.stat().st_mtime
+    for draft in path.parent.glob(f"*{TEMPORARY}"):
+        with suppress(OSError):
+            if draft.stat().st_mtime <= written - GRACE_S:
+                draft.unlink()
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Write `path` anew, its folder too: a reader sees the old content or the new, never a part.
 
@@ -100,8 +120,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 def write_record(path: Path, values: Mapping[str, Any]) -> None:
     """Write a dict as JSON with a checksum; OSError as write_file()."""
-    text = json.dumps(values, sort_keys=True)
-    write_file(path, json.dumps({"values": values, "checksum": _checksum(text)}).encode())
+    write_file(path, json.dumps({"values": values, "checksum": checksum(values)}).encode())
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -113,7 +132,7 @@ def read_record(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_bytes())
         values: dict[str, Any] = stored["values"]
-        if stored["checksum"] == _checksum(json.dumps(values, sort_keys=True)):
+        if stored["checksum"] == checksum(values):
             return values
     except FileNotFoundError:
         return {}
@@ -123,7 +142,9 @@ def read_record(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _checksum(text: str) -> str:
+def checksum(values: Any) -> str:
+    """Of a record's values, as write_record() adds it."""
+    text = json.dumps(values, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Writing one artifact: checked against its schema, compressed beside the computation.
+"""Writing one artifact: checked against its schema, compressed while the computation goes on.
 
 HDF5 must not meet a full disk: if it fails while it closes a file, it can take the process
 down at exit. So small artifacts are built in memory, and before a large one grows, Python

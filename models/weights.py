@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from cache.files import write_file
 from models.backbone import BACKBONES, Trunk
 from models.config import Architecture
+from models.errors import BadWeights
 from models.mask_network import MaskNetwork
 from models.msk import MSK
 from models.networks import MODULES, Networks
@@ -30,10 +31,6 @@ from models.rpn import RPN
 CARD = "dyenet"
 STORED = (torch.float16, torch.float32, torch.float64, torch.int64)
 """what tensors a file may hold"""
-
-
-class BadWeights(ValueError):
-    """A weights file that cannot be used; one line that names the file and the reason."""
 
 
 def build(module: str, architecture: Architecture) -> nn.Module:

@@ -23,6 +23,7 @@ from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
 from PIL import Image as Pillow
 
 from stages.containers import counted, whole
+from stages.errors import BadInput
 from stages.settings import FramesSettings
 from stages.types import Image, IndexMask, SourceFiles
 
@@ -125,10 +126,6 @@ class MaskForm(Protocol):
 
 MaskSource = Path | Layers | MaskForm
 """Where an index mask lies: in a file of object numbers, in layers, or in another form."""
-
-
-class BadInput(ValueError):
-    """Something in the person's files that cannot be used; one line."""
 
 
 class Disk:
@@ -356,6 +353,29 @@ def frame_files(source: FrameSource) -> tuple[Path, ...]:
     if isinstance(source, Film):
         return (source.path,)
     return (source,) if isinstance(source, Path) else source
+
+
+def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
+    """How many frames there are, and (H, W) px, by the headers alone.
+
+    Of a video file both are what its container says, mostly an estimate. BadInput if there is
+    nothing to read.
+    """
+    if isinstance(source, tuple):
+        return len(source), picture_size(source[0], f"video {video}")
+    capture = cv2.VideoCapture(str(source))
+    count, height, width = (
+        int(capture.get(what))
+        for what in (
+            cv2.CAP_PROP_FRAME_COUNT,
+            cv2.CAP_PROP_FRAME_HEIGHT,
+            cv2.CAP_PROP_FRAME_WIDTH,
+        )
+    )
+    capture.release()
+    if min(height, width) < 1:
+        raise BadInput(f"video {video}: {source} cannot be opened as a video file")
+    return max(0, count), (height, width)
 
 
 def manifest(

@@ -114,7 +114,7 @@ class MatchesSettings(Checked):
     rho_reid: float = setting(0.7, "similarity above which a proposal is kept", low=-1.0, high=2.0)
     evidence: float = setting(
         0.6,
-        "weight of evidence in similarity, beside the cosine (stages/evidence.py); 0: the cosine "
+        "weight of evidence in similarity, added to the cosine (stages/evidence.py); 0: the cosine "
         "alone, as in the paper",
         low=0.0,
         high=10.0,

@@ -205,7 +205,7 @@ def test_attention_needs_remp(here: Place) -> None:
     a, path = Architecture.tiny(), here.folder / "plain.safetensors"
     save(path, a, {name: build(name, a) for name in ("trunk", "remp_plain")}, {})
     with pytest.raises(UserError, match="holds no remp"):
-        DrawAttention(**here.options(weights=str(path)))
+        DrawAttention(**here.options(weights=str(path))).complete()
 
 
 def test_clip_of_ones_own(here: Place) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from stages.errors import BadInput
 from stages.frames import (
     SLENDER,
-    BadInput,
     manifest,
     open_frames,
     read_index_mask,

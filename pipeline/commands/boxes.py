@@ -12,35 +12,29 @@ from cache.digests import bytes_digest
 from cache.files import make_folder, write_file
 from cache.store import Store
 from pipeline.datasets.frames import unpacked_clip
-from pipeline.datasets.reading import Reading
 from pipeline.errors import UserError
-from pipeline.plan.inputs import cache_root, find_weights, person_error
+from pipeline.plan.inputs import Options, cache_root, find_weights
 from pipeline.plan.machine import device, with_precision
-from pipeline.plan.settings import RunSettings
 
 
-def box_masks(
-    clip: Path, asked: Sequence[str], reading: Reading, weights: str, settings: RunSettings, on: str
-) -> Path:
+def box_masks(clip: Path, asked: Sequence[str], options: Options) -> Path:
     """A PNG below the cache root with the objects 1.. in boxes of a clip's first frame.
 
-    asked: x0,y0,x1,y1 px each. weights, settings, on: those of the run, and its device. UserError
-    for a box outside of the frame, or in which the network sees nothing.
+    asked: x0,y0,x1,y1 px each. options: of the run. UserError for a box outside of the frame, or
+    in which the network sees nothing.
     """
     from models.weights import load
     from pipeline.results.overlays import encode_mask
     from stages.boxes import masks_in_boxes
     from stages.frames import open_frames
 
-    found = unpacked_clip(clip, reading, cache_root())
-    settings = with_precision(settings, on)
-    try:
-        image = open_frames(found.source, found.name)[0]
-        boxes = np.stack([_box(text, image.shape[:2]) for text in asked])
-        networks = load(find_weights(weights, found.name), device(on), settings.run.precision)
-        index = masks_in_boxes(image, boxes, networks, settings.frames)
-    except ValueError as error:
-        raise person_error(error) from error
+    found = unpacked_clip(clip, options.reading, cache_root())
+    settings = with_precision(options.settings, options.device)
+    image = open_frames(found.source, found.name)[0]
+    boxes = np.stack([_box(text, image.shape[:2]) for text in asked])
+    weights = find_weights(options.weights, found.name)
+    networks = load(weights, device(options.device), settings.run.precision)
+    index = masks_in_boxes(image, boxes, networks, settings.frames)
     for number, text in enumerate(asked, 1):
         if not (index == number).any():
             raise UserError(f"--box {text}: the mask network sees no object there; draw a mask")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
 from pipeline.datasets.frames import unpacked
-from pipeline.datasets.layout import Dataset, Video, one_of
+from pipeline.datasets.layout import Dataset, Video, check_name, one_of
 from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
@@ -67,6 +67,7 @@ def open_dataset(
     """
     if name not in LAYOUTS:
         raise UserError(f"--dataset {name}: {one_of(name, list(LAYOUTS))}")
+    check_name("--split", split)
     layout = LAYOUTS[name]
     if layout.clip and masks is None:
         raise UserError(f"--dataset {name} needs --masks, its first mask or a folder of masks")

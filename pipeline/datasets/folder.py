@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.datasets.frames import VIDEOS, Clip, open_clip
 from pipeline.datasets.given import SUFFIXES, Masks, beside, masks_of
-from pipeline.datasets.layout import Video, in_order, one_each, picture_files
+from pipeline.datasets.layout import Video, check_name, in_order, one_each, picture_files
 from pipeline.datasets.reading import Reading
 from pipeline.errors import UserError
 
@@ -43,6 +43,7 @@ def _is_video(path: Path) -> bool:
 def video(path: Path, masks: Path, annotations: Path, reading: Reading) -> Video:
     """One video of the folder."""
     name = path.stem if path.is_file() else path.name
+    check_name("video", name)
     single, several = masks / f"{name}.png", masks / name
     others = (masks / f"{name}{suffix}" for suffix in SUFFIXES)
     chosen = several if several.is_dir() else next((p for p in others if p.exists()), single)

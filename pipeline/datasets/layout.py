@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from stages.frames import FrameSource, MaskSource
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+UNFIT = re.compile("[/\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\ud800-\\udfff]")
+"""what no name may hold: slashes, control characters, bytes that are not UTF-8"""
+LONGEST = 229
+"""bytes of a name: a file system takes 255, and a draft of `<video>.json` adds 26"""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,16 @@ class Video:
     objects: Mapping[int, str] = field(default_factory=dict)
     """names of objects by number, where the form of the masks gives any"""
 
+    def __post_init__(self) -> None:
+        """UserError for a name that cannot be a file's name in the cache and the output."""
+        check_name("video", self.name)
+        if UNFIT.search("".join(self.frame_names)):
+            unfit = next(name for name in self.frame_names if UNFIT.search(name))
+            raise UserError(
+                f"video {self.name}: frame {unfit!a} holds control characters, or bytes that "
+                "are not UTF-8; rename the file"
+            )
+
     def frame_name(self, j: int) -> str:
         """Name of frame j, as messages and output files give it."""
         if self.frame_names:
@@ -48,6 +62,24 @@ class Dataset:
     name: str
     split: str
     videos: tuple[Video, ...]
+
+
+def check_name(kind: str, name: str) -> None:
+    """UserError unless the name is one path component, which stays below its parent."""
+    shown = f"{kind} {ascii(name) if len(name) <= 80 else ascii(name[:80]) + '...'}"
+    if name in ("", ".", ".."):
+        raise UserError(
+            f"{shown}: is no name; rename it, also where a list of the dataset names it"
+        )
+    if UNFIT.search(name):
+        raise UserError(
+            f"{shown}: a name holds no slash, no control character and only UTF-8; rename it, also "
+            "where a list of the dataset names it"
+        )
+    # The cache writes these as three bytes.
+    length = len(name.encode()) + 2 * (name.count("%") + name.count("\\"))
+    if length > LONGEST:
+        raise UserError(f"{shown}: has {length} bytes; a name takes {LONGEST} at most, shorten it")
 
 
 def images(folder: Path) -> tuple[Path, ...]:

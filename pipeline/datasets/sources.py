@@ -15,7 +15,6 @@ from pipeline.datasets import Video, open_dataset
 from pipeline.errors import UserError
 from stages.boxmask import VOID, object_ids
 from stages.frames import (
-    BadInput,
     FrameReader,
     Layers,
     MaskSource,
@@ -102,11 +101,8 @@ def open_sources(data: str, held_out: Iterable[str], cache: Path) -> list[VideoS
 
 
 def _checked(sources: list[VideoSource]) -> list[VideoSource]:
-    """Sources that hold an object; UserError for one whose first mask cannot be read."""
-    try:
-        return [source for source in sources if source.objects]
-    except BadInput as error:
-        raise UserError(str(error)) from error
+    """Sources that hold an object; BadInput for one whose first mask cannot be read."""
+    return [source for source in sources if source.objects]
 
 
 def _videos(part: str, cache: Path) -> Sequence[Video]:

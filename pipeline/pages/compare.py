@@ -127,8 +127,13 @@ def _change(a: Image, b: Image, video: str) -> float:
 def _read(mask: Path) -> Image:
     from PIL import Image as Pillow
 
-    with Pillow.open(mask) as file:
-        return np.asarray(file)
+    try:
+        with Pillow.open(mask) as file:
+            return np.asarray(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{mask}: cannot be read ({error}); run the same command again to mend it"
+        ) from error
 
 
 def _row(name: str, scores: pd.DataFrame, changes: npt.NDArray[np.float64]) -> VideoRow:
@@ -150,7 +155,7 @@ def _part(
         line((j, 100 - 100 * value) for (video, j), value in scores.items() if video == name)
         for scores in curves
     ]
-    chosen = _apart(changes, max(1, frames // 8))
+    chosen = _most_different(changes, max(1, frames // 8))
     films = [_film(folder / "overlays" / f"{name}.mp4", chosen) for folder in folders]
     masks = masks_in(folders[0] / "masks" / name)
     pairs = [
@@ -161,8 +166,8 @@ def _part(
     return VideoPart(name, frames, lines, pairs)
 
 
-def _apart(changes: npt.NDArray[np.float64], gap: int) -> list[int]:
-    """The frames that differ most, `gap` frames apart, in order of time."""
+def _most_different(changes: npt.NDArray[np.float64], gap: int) -> list[int]:
+    """The frames that differ most, at least `gap` frames between any two, in order of time."""
     found: list[int] = []
     for j in np.argsort(-changes, kind="stable").tolist():
         if len(found) == PAIRS or not changes[j]:

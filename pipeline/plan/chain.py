@@ -57,6 +57,8 @@ DATASET = "dataset"
 """the dataset's name, among settings"""
 BOXES = ("proposals", "embeddings", "search", "evidence")
 """what retrieval chooses from"""
+PASSING = ("features", "flow", *BOXES)
+"""what a run needs no more once the masks of a video are final"""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.errors import UserError
 from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
-from pipeline.plan.settings import RunSettings
+from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
 from stages.frames import DEEP, Film, Layers, bits_held, deep, frame_files, mask_files
 
@@ -55,9 +55,7 @@ class Options:
 
 def cache_root() -> Path:
     """The artifact root: DYENET_CACHE, else [cache] root in luigi.cfg, else ./artifacts."""
-    from luigi.configuration import get_config
-
-    found = os.environ.get("DYENET_CACHE") or get_config().get("cache", "root", "artifacts")
+    found = os.environ.get("DYENET_CACHE") or luigi_config().get("cache", "root", "artifacts")
     return Path(found).expanduser().absolute()
 
 
@@ -79,24 +77,22 @@ def open_videos(options: Options) -> Sequence[Video]:
     return [found[name] for name in options.videos or found]
 
 
-@lru_cache(maxsize=64)
 def open_video(root: Path, run_digest: str, video: str) -> Video:
     """Where the files of a recipe's video are."""
+    return _opened(root, run_digest)[video]
+
+
+@lru_cache(maxsize=4)
+def _opened(root: Path, run_digest: str) -> dict[str, Video]:
+    """The videos of a recipe by name. Kept, since a dataset is listed as a whole."""
     made = read(root, run_digest)
-    asked = Options(made.dataset, made.root, made.split, made.masks, (video,), reading=made.reading)
-    return open_videos(asked)[0]
-
-
-def person_error(error: ValueError) -> Exception:
-    """What a stage or a weights file finds wrong, as a UserError; other errors as they are."""
-    from models.weights import BadWeights
-    from stages.frames import BadInput
-
-    return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
+    names = tuple(made.videos)
+    asked = Options(made.dataset, made.root, made.split, made.masks, names, reading=made.reading)
+    return {video.name: video for video in open_videos(asked)}
 
 
 def plan_run(options: Options, root: Path) -> Recipe:
-    """The recipe of a run. UserError for whatever is wrong with what was asked for."""
+    """The recipe of a run. One of MENDABLE for whatever is wrong with what was asked for."""
     options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:
@@ -186,6 +182,24 @@ def mask_digest(mask: MaskSource, digest: Digest) -> str:
     return keys.key({"layers": found, **form})
 
 
+def sources(made: Recipe) -> dict[Path, str]:
+    """What a run reads, each with what it is: files, and folders that are read as a whole."""
+    found = {Path(video.weights): "the weights" for video in made.videos.values()}
+    if made.dataset == "clip":
+        return found | {Path(made.root or ""): "the clip", Path(made.masks or ""): "its masks"}
+    names = tuple(made.videos)
+    asked = Options(made.dataset, made.root, made.split, made.masks, names, reading=made.reading)
+    for video in open_videos(asked):
+        files = frame_files(video.frames)
+        pictures = isinstance(video.frames, tuple)
+        frames = {path.parent for path in files} if pictures else set(files)
+        found |= dict.fromkeys(frames, f"the frames of video {video.name}")
+        for masks, what in ((video.first_masks, "masks"), (video.annotations or {}, "annotations")):
+            folders = {path.parent for mask in masks.values() for path in mask_files(mask)}
+            found |= dict.fromkeys(folders, f"the {what} of video {video.name}")
+    return found
+
+
 def find_weights(asked: str, video: str) -> Path:
     """The weights file of a video: shipped under a name, the file, or its own in a folder."""
     shipped = Path(models.__file__).parent / "pretrained" / f"{asked}.safetensors"
@@ -201,17 +215,13 @@ def find_weights(asked: str, video: str) -> Path:
 
 
 def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
-    """Digest of each module of a weights file, kept by the digest of the file."""
+    """Digest of each module of a weights file, kept by the digest of the file; BadWeights."""
     memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
     if known := read_record(memo):
         return known
-    from models.weights import BadWeights
     from models.weights import module_digests as compute
 
-    try:
-        found = compute(path)
-    except BadWeights as error:
-        raise UserError(str(error)) from error
+    found = compute(path)
     # In a cache that cannot be written to they are computed again.
     with suppress(OSError):
         write_record(memo, found)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -28,7 +31,7 @@ COLOURS = (
     "#d85aa8",
     "#8f9a1f",
 )
-"""of objects 1, 2, ... in overlays and in the report: told apart on light and dark alike"""
+"""of objects 1, 2, ... in overlays and in the report: distinct on light and dark alike"""
 TINT = 0.45
 """share of an object's colour inside it; its contour is pure colour"""
 CODECS = "mp4v", "avc1"
@@ -132,17 +135,17 @@ def encode_picture(image: Image) -> bytes:
 
 
 class VideoFile:
-    """An mp4 file in the making: write() every frame, then close()."""
+    """An mp4 file in the making: write() every frame, then finish()."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
         """size: (H, W) px, scaled where the codec cannot hold it.
 
-        The codec takes even sides only: an odd one gets its last row or column once more.
-
-        UserError if OpenCV can write no mp4 here.
+        The codec takes even sides only: an odd one gets its last row or column once more. OSError
+        if nothing can be written, UserError if OpenCV writes no mp4.
         """
         import cv2
 
+        self._path = path
         scale = min(1.0, SIDE[1] / max(size))
         self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
         self._longer = self._size[0] % 2, self._size[1] % 2
@@ -152,6 +155,7 @@ class VideoFile:
             self._file = cv2.VideoWriter(str(path), code, fps or FPS, shape)
             if self._file.isOpened():
                 return
+        _try_disk(path)
         raise UserError(f"{path}: this OpenCV can write no mp4 (tried {', '.join(CODECS)})")
 
     def write(self, image: Image) -> None:
@@ -165,6 +169,39 @@ class VideoFile:
             image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         self._file.write(np.ascontiguousarray(image[..., ::-1]))
 
+    def finish(self) -> None:
+        """Close the file; OSError if it is not whole, which OpenCV does not say."""
+        self.close()
+        if not _is_whole(self._path):
+            _try_disk(self._path)
+            raise OSError(errno.EIO, f"{self._path.name} was cut short", str(self._path))
+
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file as it is."""
         self._file.release()
+
+
+def _try_disk(path: Path) -> None:
+    """OSError if a file at that place cannot be written to; the file goes."""
+    try:
+        with path.open("wb") as file:
+            file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the boxes of an mp4 file fill it, and its table of frames is among them."""
+    at, kinds = 0, set[bytes]()
+    with path.open("rb") as file:
+        while head := file.read(16):
+            size, kind = struct.unpack(">I4s", head[:8].ljust(8, b"\0"))
+            if size == 1:  # a long box, whose size follows
+                size = int.from_bytes(head[8:], "big")
+            if size < 8:
+                return False
+            kinds.add(kind)
+            at += size
+            file.seek(at)
+    return at == path.stat().st_size and b"moov" in kinds
