@@ -19,7 +19,7 @@ from stages.evidence import evidence
 from stages.features import features
 from stages.flow import flow
 from stages.frames import resize_masks, working_frames
-from stages.matches import Retrieval, matches
+from stages.matches import Retrieval, given_starts, matches
 from stages.msk import msk
 from stages.proposals import proposals
 from stages.readers import Boxes, Features, Flow, Proposals
@@ -34,7 +34,8 @@ from stages.settings import (
     TrackletsSettings,
     TubesSettings,
 )
-from stages.tracklets import WAVE, Propagation, tracklets
+from stages.starts import settled
+from stages.tracklets import WAVE, Propagated, Propagation, tracklets
 from stages.tubes import link, offers, render
 from stages.types import FeatureReader, Image, IndexMask, Offers, Tracklet
 
@@ -65,7 +66,13 @@ def segment(
         return np.stack([mask for mask, _ in msk(working, fields, masks, networks)])
     maps = Features(*_columns(features(working, networks)))
 
-    # Section 3.1: what Re-ID chooses from
+    # Section 3.2, Re-MP: the given masks are propagated both ways, which may settle all objects
+    propagation = Propagation(maps, fields, networks, settings.tracklets, settings.plain)
+    starts, wave, memo = given_starts(given, networks), WAVE[networks.device.type], Propagated()
+    known = tracklets(propagation, starts, [], iteration=1, wave=wave, memo=memo)
+    lost = {s.object_id for s in starts} > settled(known, len(maps))
+
+    # Section 3.1: what Re-ID chooses from, where it is asked to
     looked = SeenBoxes()
     retrieval = Retrieval(
         features=maps,
@@ -77,10 +84,8 @@ def segment(
         vectors=SeenBoxes(),
     )
     boxes = None
-    if settings.variant.retrieval:
+    if settings.variant.retrieval and (lost or not settings.on_demand):
         boxes = _proposals(maps, size, given, networks, settings, looked)
-    propagation = Propagation(maps, fields, networks, settings.tracklets, settings.plain)
-    wave = WAVE[networks.device.type]
 
     accepted: list[Tracklet] = []
     offered: dict[int, Offers] = {}
@@ -90,8 +95,8 @@ def segment(
         found = matches(retrieval, boxes, templates, accepted, k)
         if found.converged:
             break
-        # Section 3.2, Re-MP: they are propagated both ways, and the tracklets linked to tubes
-        accepted = tracklets(propagation, found.starts, accepted, iteration=k, wave=wave)
+        # Section 3.2: they are propagated likewise, and the tracklets linked to tubes
+        accepted = tracklets(propagation, found.starts, accepted, iteration=k, wave=wave, memo=memo)
         linking = link(accepted, len(working), size, settings.tubes)
         # Section 3.3: confident masks are offered as templates
         offered[k] = offers(linking, accepted, settings.tubes, size)
@@ -137,6 +142,9 @@ class Settings(Protocol):
 
     @property
     def variant(self) -> Variant: ...
+
+    @property
+    def on_demand(self) -> bool: ...
 
     @property
     def iterations(self) -> int: ...

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from models.backbone import STRIDE
 from stages.boxmask import iou
+from stages.settled import throughout
 from stages.types import FeatureReader, StartingPoint, Tracklet
 
 
@@ -38,17 +39,10 @@ def covered(
 
 
 def settled(tracklets: Sequence[Tracklet], frames: int) -> set[int]:
-    """Objects that the tracklets of given masks hold in every one of `frames` frames.
-
-    Linking takes no frame from such a tracklet, so whatever else starts from the object
-    changes nothing and need not be propagated (section 3.2 skips what does not affect the
-    result).
-    """
-    held: dict[int, set[int]] = {}
-    for t in tracklets:
-        if t.start.given:
-            held.setdefault(t.start.object_id, set()).update(range(t.first, t.first + len(t.masks)))
-    return {i for i, seen in held.items() if len(seen) == frames}
+    """Objects whose further starting points need not be propagated (stages.settled)."""
+    given = (t for t in tracklets if t.start.given)
+    spans = ((t.start.object_id, range(t.first, t.first + len(t.masks))) for t in given)
+    return throughout(spans, frames)
 
 
 def extent(features: FeatureReader) -> tuple[int, int]:

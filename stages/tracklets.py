@@ -48,6 +48,24 @@ class TrackletMemo(Protocol):
 
 
 @dataclass(frozen=True)
+class Propagated:
+    """A TrackletMemo in memory."""
+
+    known: dict[tuple[int, int, bytes, bytes], Tracklet] = field(default_factory=dict)
+
+    def get(self, start: StartingPoint) -> Tracklet | None:
+        return self.known.get(_identity(start))
+
+    def put(self, tracklet: Tracklet) -> None:
+        self.known[_identity(tracklet.start)] = tracklet
+
+
+def _identity(start: StartingPoint) -> tuple[int, int, bytes, bytes]:
+    """What a tracklet depends on of its starting point."""
+    return start.frame, start.object_id, start.box.tobytes(), start.mask.tobytes()
+
+
+@dataclass(frozen=True)
 class Propagation:
     """What every tracklet of a video is made with."""
 

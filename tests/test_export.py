@@ -191,7 +191,7 @@ def test_a_full_disk_is_called_that(tmp_path: Path, limit: int) -> None:
     code = f"""
 import resource
 from pathlib import Path
-from pipeline.errors import MENDABLE, UserError
+from pipeline.errors import UserError
 from pipeline.results.export import export_video
 from tests.test_export import result
 made = result("walk")

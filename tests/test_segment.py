@@ -110,6 +110,7 @@ def networks() -> Networks:
     return random_networks(Architecture.tiny())
 
 
+ALWAYS = {"run.retrieval": "always"}
 SMALL = {"frames.height": 0, "run.max_iterations": 2}
 """settings for tiny networks"""
 
@@ -166,7 +167,7 @@ def test_unfit_arrays_are_refused_by_one_sentence(
 
 def test_missing_module_is_named(networks: Networks) -> None:
     with pytest.raises(ValueError, match="no module 'rpn'"):
-        segment([FRAME], {0: MASK}, without(networks, "rpn"), settings(SMALL))
+        segment([FRAME], {0: MASK}, without(networks, "rpn"), settings({**SMALL, **ALWAYS}))
 
 
 def test_wrong_names_are_answered() -> None:

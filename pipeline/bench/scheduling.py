@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,9 +140,12 @@ def _run(place: Path) -> tuple[dict[str, float], int]:
     from pipeline.commands import engine
 
     clock = Clock()
-    task.complete()
+    with redirect_stdout(sys.stderr):
+        task.complete()
     clock.spent("planning")
-    if not engine.build(task):
+    with redirect_stdout(sys.stderr):
+        done = engine.build(task)
+    if not done:
         raise RuntimeError(f"the run below {place} failed, for the reason above")
     clock.spent("report")
     return clock.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -9,6 +9,7 @@ import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -31,7 +32,7 @@ from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
 from pipeline.run.group import VideoGroup, grouped
 from pipeline.run.progress import Progress
-from pipeline.run.stages import stage_tasks
+from pipeline.run.stages import decided, deciding, possible, stage_tasks
 from pipeline.run.step import Step
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class RunDataset(RunOptions, luigi.WrapperTask):
         return {"report": self.report}
 
     def complete(self) -> bool:
-        return self.say_cost_unless(self.report.complete(), [self.recipe])
+        return self.say_cost_unless(super().complete(), [self.recipe])
 
 
 class ComputeFlow(RunDataset):
@@ -101,14 +102,16 @@ class Export(Step):
         return f"{self.video} export"
 
     def requires(self) -> dict[str, luigi.Task]:
-        plan = chain.planned(cache_root(), self.run_digest, self.video)
-        return stage_tasks(self.run_digest, self.video, (chain.final(plan),))
+        return deciding(self.run_digest, self.video)
+
+    def needs(self) -> dict[str, luigi.Task]:
+        return decided(self.run_digest, self.video, lambda plan: (chain.final(plan),))
 
     def complete(self) -> bool:
         from pipeline.results.export import exported
 
-        plan = chain.planned(cache_root(), self.run_digest, self.video)
-        return exported(Path(self.folder), self.video, chain.export_keys(plan))
+        folder, plans = Path(self.folder), possible(self.run_digest, self.video)
+        return any(exported(folder, self.video, chain.export_keys(plan)) for plan in plans)
 
     def make(self, progress: Progress) -> None:
         from pipeline.results.export import export_video
@@ -116,7 +119,7 @@ class Export(Step):
         from pipeline.run.outcome import video_result
 
         with Job(cache_root(), self.run_digest, self.video, progress) as job:
-            result = replace(video_result(job), keys=chain.export_keys(job.specs))
+            result = replace(video_result(job), keys=chain.export_keys(job.needed))
             take(Path(self.folder), job.recipe)
             export_video(result, Path(self.folder))
             if self.keep == RESULTS:
@@ -129,19 +132,19 @@ class SegmentVideos(VideoGroup):
     folder = luigi.Parameter(description="the output folder")
     keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
-    def tasks(self, video: str) -> list[luigi.Task]:
-        plan = chain.planned(cache_root(), self.run_digest, video)
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
         given = {"run_digest": self.run_digest, "folder": self.folder, "keep": self.keep}
-        export = Export(video=video, **given)
-        reported = stage_tasks(self.run_digest, video, chain.report_labels(plan))
-        return [export, *reported.values()]
+        yield Export(video=video, **given)
+        # Known once the video is exported: what is reported, and what tells that it is so.
+        yield from deciding(self.run_digest, video).values()
+        yield from decided(self.run_digest, video, chain.report_labels).values()
 
 
 class FlowOfVideos(VideoGroup):
     """Optical flow of some videos."""
 
-    def tasks(self, video: str) -> list[luigi.Task]:
-        return [*stage_tasks(self.run_digest, video, ("flow",)).values()]
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
+        yield from stage_tasks(self.run_digest, video, ("flow",)).values()
 
 
 class Report(Step):
@@ -165,10 +168,10 @@ class Report(Step):
         recipe, folder, wanted = read(cache_root(), self.run_digest), Path(self.folder), {}
         for video in recipe.videos:
             # Once for both: at ten thousand videos the plans are what takes time.
-            plan = chain.planned(cache_root(), self.run_digest, video)
-            if not exported(folder, video, chain.export_keys(plan)):
+            plans = possible(self.run_digest, video)
+            if not any(exported(folder, video, chain.export_keys(plan)) for plan in plans):
                 return False
-            wanted[video] = {name: spec.key for name, spec in plan.items()}
+            wanted[video] = [chain.keys_of(plan) for plan in plans]
         return report_is_current(folder, recipe.settings.to_dict(), wanted)
 
     def make(self, progress: Progress) -> None:

@@ -24,6 +24,7 @@ from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
 from pipeline.plan.options import KEEP, RESULTS, SHARED
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
+from pipeline.plan.settled import served
 from pipeline.plan.variants import VARIANTS
 
 
@@ -127,7 +128,7 @@ class DatasetOptions(engine.Command):
 def _served(options: Options, store: Store) -> bool:
     """Whether a cache that cannot be written to holds all that the run needs of it."""
     try:
-        return store.root.is_dir() and chain.served(plan_run(options, store.root), store)
+        return store.root.is_dir() and served(plan_run(options, store.root), store)
     except MENDABLE:
         return False
 
@@ -187,6 +188,10 @@ class Planned:
     """why a run that was wanted cannot be: its weights lack a module"""
 
 
+COUNTED = {"run.retrieval": "always"}
+"""the tables of the paper count the starting points of every video"""
+
+
 class VariantOptions(DatasetOptions):
     """Options of a task that runs several variants."""
 
@@ -214,7 +219,7 @@ class VariantOptions(DatasetOptions):
         left_out: dict[str, str] = {}
         own = self._own_weights(wanted)
         for name, (variant, weights) in wanted.items():
-            given = single(self.assignments()) | {"run.variant": variant}
+            given = {**COUNTED, **single(self.assignments()), "run.variant": variant}
             try:
                 recipes[name] = self.plan(given, own.get(name, weights))
             except LacksModules as error:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import cache.keys
-from cache.store import Store
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings
 from pipeline.plan.variants import Variant
@@ -217,6 +216,8 @@ class Spec:
     """labels of the artifacts that its task reads"""
     modules: tuple[str, ...]
     """networks that its task runs"""
+    given: bool = False
+    """whether it is of the given masks alone, before it is known if there is more to find"""
 
     @cached_property
     def key(self) -> str:
@@ -243,33 +244,63 @@ def export_keys(plan: Mapping[str, Spec]) -> dict[str, str]:
 
 def report_labels(plan: Mapping[str, Spec]) -> tuple[str, ...]:
     """Labels of what a report reads of a video."""
-    tracklets = [name for name, spec in plan.items() if spec.stage == "tracklets"]
-    every = [name for name, spec in plan.items() if spec.stage in ("matches", "scores")]
+    mine = {name: spec for name, spec in plan.items() if spec.given == plan[final(plan)].given}
+    tracklets = [name for name, spec in mine.items() if spec.stage == "tracklets"]
+    every = [name for name, spec in mine.items() if spec.stage in ("matches", "scores")]
     return (final(plan), *tracklets[-1:], *every)
 
 
-def served(recipe: Recipe, store: Store) -> bool:
-    """Whether the cache holds all that a report reads: nothing is to be computed or written."""
-    return all(
-        store.exists(plan[name].stage, recipe.dataset, video, plan[name].key)
-        for video in recipe.videos
-        for plan in [artifacts_of(recipe, video)]
-        for name in report_labels(plan)
-    )
-
-
-def label(stage: str, iteration: int = 0) -> str:
-    """`tubes(2)`, or the stage alone where it runs once."""
+def label(stage: str, iteration: int = 0, given: bool = False) -> str:
+    """`tubes(2)`, `tubes(given)` of the given masks alone, or the stage where it runs once."""
+    if given:
+        return f"{stage}(given)"
     return f"{stage}({iteration})" if iteration else stage
 
 
+FIRST = label("tracklets", given=True)
+DECIDING = ("frames", FIRST)
+"""tell whether the given masks settle every object of a video"""
+
+
+def needed(plan: Mapping[str, Spec], settled: bool) -> dict[str, Spec]:
+    """Of all artifacts that a video may need, those of a run that goes by retrieval or not.
+
+    settled: whether the given masks settle every object (pipeline.plan.settled).
+    """
+    if settled:
+        once = {name for name, spec in plan.items() if not spec.iteration} - {*BOXES}
+        return {name: spec for name, spec in plan.items() if spec.given or name in once}
+    deciding = {FIRST, *plan[FIRST].reads} if FIRST in plan else set()
+    return {name: spec for name, spec in plan.items() if not spec.given or name in deciding}
+
+
 def keys(recipe: Recipe, video: str) -> dict[str, str]:
-    """Key of every artifact of a video by label (docs/design.md, What flows)."""
-    return {name: spec.key for name, spec in artifacts_of(recipe, video).items()}
+    """Key of every artifact that a video may need by label (docs/design.md, What flows)."""
+    return keys_of(artifacts_of(recipe, video))
+
+
+def keys_of(plan: Mapping[str, Spec]) -> dict[str, str]:
+    """Key of every artifact of a plan by label."""
+    return {name: spec.key for name, spec in plan.items()}
 
 
 def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:
-    """Every artifact of a video by label, in the order in which they are made."""
+    """Every artifact that a video may need by label, in the order in which they are made."""
+    if not recipe.settings.on_demand:
+        return _chain(recipe, video)
+    alone = _chain(replace(recipe, settings=recipe.settings.alone), video)
+    names = {name: label(spec.stage, given=bool(spec.iteration)) for name, spec in alone.items()}
+    first = {
+        names[name]: replace(
+            spec, given=bool(spec.iteration), reads=tuple(names[read] for read in spec.reads)
+        )
+        for name, spec in alone.items()
+    }
+    return first | _chain(recipe, video)
+
+
+def _chain(recipe: Recipe, video: str) -> dict[str, Spec]:
+    """The artifacts of a video whose run is not cut short."""
     specs: dict[str, Spec] = {}
     for row, k in _order(recipe.settings, recipe.videos[video]):
         specs[label(row.stage, k)] = _spec(recipe, video, row, k, specs)

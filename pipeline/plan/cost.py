@@ -12,9 +12,10 @@ from cache.store import Store
 from models.backbone import BACKBONES
 from models.config import Architecture
 from models.weights import read_architecture
-from pipeline.plan.chain import PASSING, Spec, artifacts_of
+from pipeline.plan.chain import PASSING, Spec, planned
 from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
+from pipeline.plan.settled import possible
 from stages.frames import BadInput, extent, working_size
 
 COMPRESSED = {"features": 0.83, "flow": 0.4, "embeddings": 0.79}
@@ -36,7 +37,7 @@ class Cost:
 
 
 def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
-    """What runs will add to the cache by video; what they share counts once.
+    """What planned runs will add to the cache by video; what they share counts once.
 
     A video that cannot be read is left out: its own task says what is wrong with it.
     """
@@ -46,13 +47,19 @@ def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
         missing = {
             spec.key: spec
             for recipe in having
-            for spec in artifacts_of(recipe, video).values()
+            for spec in _needed(recipe, video, store)
             if not store.exists(spec.stage, recipe.dataset, video, spec.key)
         }
         if missing:
             with suppress(BadInput):
                 found[video] = _cost(store.root, having[-1], video, missing.values())
     return found
+
+
+def _needed(recipe: Recipe, video: str, store: Store) -> Iterable[Spec]:
+    """What a video needs; all that it may need where that is not known yet."""
+    plan, *_ = possible(store, recipe.dataset, video, planned(store.root, recipe.digest, video))
+    return plan.values()
 
 
 def _cost(root: Path, recipe: Recipe, video: str, missing: Iterable[Spec]) -> Cost:

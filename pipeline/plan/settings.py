@@ -50,6 +50,13 @@ class WholeRun(Checked):
         "arithmetic of the networks, part of every key; auto: bf16 where the hardware has it",
         choices=("auto", "bf16", "fp32"),
     )
+    retrieval: str = setting(
+        "needed",
+        "proposals, embeddings, search and evidence: only where the tracklets of the given masks "
+        "do not hold every object in every frame, or always; the masks are the same, but of the "
+        "other videos no starting points are counted (Table 2)",
+        choices=("needed", "always"),
+    )
     max_iterations: int = setting(
         4, "rounds of retrieval and propagation, at most (section 3.3)", low=1, high=20
     )
@@ -77,6 +84,16 @@ class RunSettings:
     def iterations(self) -> int:
         """Iterations that this variant runs: without retrieval there is one."""
         return self.run.max_iterations if self.variant.retrieval else 1
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether a video is retrieved from only if its given masks do not settle every object."""
+        return self.variant.retrieval and self.run.retrieval == "needed"
+
+    @property
+    def alone(self) -> RunSettings:
+        """The same without retrieval."""
+        return replace(self, run=replace(self.run, variant=self.variant.alone))
 
     @property
     def plain(self) -> bool:

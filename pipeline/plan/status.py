@@ -10,6 +10,7 @@ from cache.files import DamagedArtifact, MissingArtifact
 from cache.store import Store
 from pipeline.plan.chain import Spec, artifacts_of
 from pipeline.plan.recipe import Recipe
+from pipeline.plan.settled import possible
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,12 @@ class State:
 def status(recipe: Recipe, store: Store) -> Iterator[State]:
     """State of every artifact of a run, by video."""
     for video in recipe.videos:
-        specs = artifacts_of(recipe, video)
-        for name, spec in specs.items():
+        either, *other = possible(store, recipe.dataset, video, artifacts_of(recipe, video))
+        for name, spec in either.items():
             cached = store.exists(spec.stage, recipe.dataset, video, spec.key)
             why = "" if cached else _why(store, recipe.dataset, video, spec)
+            if why and any(name not in plan for plan in other):
+                why = f"{why}; only if the given masks do not settle every object"
             yield State(video, name, cached, why)
 
 

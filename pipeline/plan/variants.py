@@ -30,6 +30,11 @@ class Variant:
         return not self.retrieval and not self.baseline
 
     @property
+    def alone(self) -> str:
+        """Name of the variant with the same Re-MP network and no retrieval."""
+        return next(v.name for v in VARIANTS.values() if v.given_only and v.remp == self.remp)
+
+    @property
     def remp(self) -> str:
         """The module of its Re-MP network."""
         return "remp" if self.attention else "remp_plain"

@@ -94,18 +94,20 @@ def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[Non
 
 
 def report_is_current(
-    out: Path, settings: Mapping[str, Mapping[str, Any]], keys: Mapping[str, Mapping[str, str]]
+    out: Path,
+    settings: Mapping[str, Mapping[str, Any]],
+    keys: Mapping[str, Sequence[Mapping[str, str]]],
 ) -> bool:
     """Whether tables, run.json and report are whole and show these settings and videos.
 
-    keys: of every artifact, by video and label.
+    keys: of every artifact by label, by video; several where either would do.
     """
     if not _ledger(out).whole(VERSION):
         return False
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     videos = run["videos"]
     return run["settings"] == settings and all(
-        video in videos and videos[video]["keys"] == made for video, made in keys.items()
+        video in videos and videos[video]["keys"] in made for video, made in keys.items()
     )
 
 

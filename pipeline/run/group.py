@@ -7,7 +7,7 @@ one task, and where there are many videos, a task has several.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import luigi
 
@@ -32,8 +32,8 @@ class VideoGroup(luigi.Task):
     videos = luigi.ListParameter(description="their names")
     run_digest = luigi.Parameter(description="digest of the run's recipe")
 
-    def tasks(self, video: str) -> list[luigi.Task]:
-        """What is made of a video, each with all that it requires."""
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
+        """What is made of a video, each with all that it requires, in the order of making."""
         raise TypeError(f"{type(self).__name__} makes nothing")
 
     def complete(self) -> bool:

@@ -20,9 +20,10 @@ from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
-from pipeline.plan.chain import Spec, label, planned, version
+from pipeline.plan.chain import Spec, label, needed, planned, version
 from pipeline.plan.machine import device
 from pipeline.plan.recipe import VideoRecipe, read
+from pipeline.plan.settled import settled
 from pipeline.run import artifacts
 from pipeline.run.kept import SHELF, KeptRows, to_device
 from pipeline.run.progress import Progress
@@ -84,6 +85,18 @@ class Job:
         """What the task makes."""
         return self.specs[self._name]
 
+    @cached_property
+    def given(self) -> bool:
+        """Whether it works with what came of the given masks alone."""
+        if self._name:
+            return self.spec.given
+        return bool(settled(self.store, self.recipe.dataset, self.video, self.specs))
+
+    @property
+    def needed(self) -> dict[str, Spec]:
+        """The artifacts that the video's result comes from."""
+        return needed(self.specs, self.given)
+
     def open(self, name: str) -> Reader:
         """An artifact of this video by label."""
         if name not in self._opened:
@@ -92,6 +105,10 @@ class Job:
                 self.store.read(spec.stage, self.recipe.dataset, self.video, spec.key)
             )
         return self._opened[name]
+
+    def _of(self, stage: str, k: int) -> Reader:
+        """An artifact of iteration k."""
+        return self.open(label(stage, k, self.given))
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -109,7 +126,7 @@ class Job:
 
     def copy(self, stage: str, iteration: int) -> None:
         """Write the artifact of an earlier iteration under the task's own key."""
-        before = self.open(label(stage, iteration))
+        before = self._of(stage, iteration)
         with self.write() as out:
             for item in SCHEMAS[stage].fields:
                 if SCHEMAS[stage].streamed and item.shape[0] == "T":
@@ -180,12 +197,12 @@ class Job:
 
     def proposals(self) -> Proposals | None:
         """Proposals and windows with embeddings and evidence; None without retrieval."""
-        if "evidence" not in self.specs:
+        if self.given or "evidence" not in self.specs:
             return None
         return artifacts.get_proposals(self.boxes(), self.open("evidence"))
 
     def matches(self, k: int) -> Matches:
-        return artifacts.get_matches(self.open(label("matches", k)))
+        return artifacts.get_matches(self._of("matches", k))
 
     def starts(self, k: int, size: tuple[int, int]) -> list[StartingPoint]:
         """Starting points of the iterations 1 to k, their boxes in frames of the video's `size`."""
@@ -203,20 +220,24 @@ class Job:
 
     def tracklets(self, k: int) -> list[Tracklet]:
         """Accepted tracklets of the iterations 1 to k."""
-        return artifacts.get_tracklets(self.open(label("tracklets", k))) if k else []
+        return artifacts.get_tracklets(self._of("tracklets", k)) if k else []
 
     def tubes(self, k: int) -> Reader:
         """Masks after iteration k."""
         baseline = self.recipe.settings.variant.baseline
-        return self.open("msk" if baseline else label("tubes", k))
+        return self.open("msk") if baseline else self._of("tubes", k)
+
+    def scores(self, k: int) -> Reader:
+        """Scores of the masks after iteration k."""
+        return self._of("scores", k)
 
     def offers(self, k: int) -> Offers:
         """Boxes that the tubes of iteration k offer as templates."""
-        return artifacts.get_offers(self.open(label("tubes", k)))
+        return artifacts.get_offers(self._of("tubes", k))
 
     def converged(self, k: int) -> bool:
         """Whether iteration k found nothing new: all that follows repeats what was before."""
-        return k > 1 and bool(self.open(label("matches", k))["converged"][0])
+        return k > 1 and bool(self._of("matches", k)["converged"][0])
 
     # --- networks and memos ------------------------------------------------------
 

@@ -7,12 +7,13 @@ artifact share its task, also when they run at the same time.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import luigi
 
 from cache.store import Store
-from pipeline.plan import chain
+from pipeline.plan import chain, settled
 from pipeline.plan.inputs import cache_root
 from pipeline.plan.recipe import read
 from pipeline.run.progress import Progress
@@ -33,6 +34,7 @@ class Stage(Step):
     key = luigi.Parameter(description="first digits of the artifact's key")
     run_digest = luigi.Parameter(significant=False, description="digest of the run's recipe")
     iteration = luigi.IntParameter(default=0, description="iteration, from 1; 0 for none")
+    given = luigi.BoolParameter(significant=False, description="of the given masks alone")
 
     stage: ClassVar[str]
     """the name of the class in lower case"""
@@ -44,7 +46,7 @@ class Stage(Step):
     @property
     def label(self) -> str:
         """The artifact's name within its video, such as `tubes(2)`."""
-        return chain.label(self.stage, self.iteration)
+        return chain.label(self.stage, self.iteration, self.given)
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -327,6 +329,28 @@ def stage_tasks(run_digest: str, video: str, labels: tuple[str, ...]) -> dict[st
             key=plan[name].key[:16],
             run_digest=run_digest,
             iteration=plan[name].iteration,
+            given=plan[name].given,
         )
         for name in labels
     }
+
+
+def possible(run_digest: str, video: str) -> list[dict[str, chain.Spec]]:
+    """pipeline.plan.settled.possible() by the recipe's short digest."""
+    root = cache_root()
+    plan, dataset = chain.planned(root, run_digest, video), read(root, run_digest).dataset
+    return settled.possible(Store(root), dataset, video, plan)
+
+
+def deciding(run_digest: str, video: str) -> dict[str, luigi.Task]:
+    """The tasks that tell whether a video needs retrieval; none where that is known."""
+    unknown = len(possible(run_digest, video)) > 1
+    return stage_tasks(run_digest, video, chain.DECIDING if unknown else ())
+
+
+def decided(
+    run_digest: str, video: str, labels: Callable[[Mapping[str, chain.Spec]], tuple[str, ...]]
+) -> dict[str, luigi.Task]:
+    """The tasks of labels(what the video needs); none until that is known."""
+    plans = possible(run_digest, video)
+    return stage_tasks(run_digest, video, labels(plans[0])) if len(plans) == 1 else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,26 +45,37 @@ class Target(luigi.Target):
 
 
 class Step(luigi.Task):
-    """A task that has its damaged inputs made anew, and says how far it is."""
+    """A task that has its lost inputs made anew, and says how far it is."""
 
     title: str
 
     def run(self) -> Generator[list[luigi.Task], Any, None]:
         while not self.complete():
+            if lost := self._lost():
+                yield lost
+                continue
             progress = Progress(self.title, self)
             try:
                 with progress:
                     self.make(progress)
                 return
             except (DamagedArtifact, MissingArtifact) as error:
-                lost = [task for task in luigi.task.flatten(self.requires()) if not task.complete()]
-                if not lost:
+                if not (lost := self._lost()):
                     raise
                 progress.tell(str(error))
             except SystemError as error:
                 # a signal that finds HDF5 in a callback comes out of it wrapped
                 raise error.__cause__ or error from None
             yield lost
+
+    def needs(self) -> Mapping[str, luigi.Task]:
+        """What it reads besides requires(), known only once those are complete."""
+        return {}
+
+    def _lost(self) -> list[luigi.Task]:
+        """Tasks whose results it reads and that are not complete."""
+        read = luigi.task.flatten([self.requires(), self.needs()])
+        return [task for task in read if not task.complete()]
 
     def make(self, progress: Progress) -> None:
         """Do the work."""
