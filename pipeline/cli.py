@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from pipeline.commands import RunDataset
     from pipeline.plan.recipe import Recipe
 
-CLIP = "a video file, or a folder of frames"
+CLIP = (
+    "a video file, a folder of frames or a .zip of them, or a series frame%%05d.png; docs/inputs.md"
+)
 MASK = (
-    "mask of the first frame (a PNG with a number for each object), or a folder of <frame>.png "
-    "where objects enter later"
+    "mask of the first frame (a PNG with a number for each object, or another form of "
+    "docs/inputs.md), or a folder of <frame>.png where objects enter later"
 )
 VERIFY = """Read every artifact of the cache and compare checksums and keys. Damaged files are
 set aside as .bad, and the next run that needs them makes them anew; the command then ends with
@@ -67,8 +69,16 @@ def parser() -> argparse.ArgumentParser:
 
     segment = commands.add_parser("segment", help="segment one clip")
     segment.add_argument("clip", type=Path, help=CLIP)
-    segment.add_argument("mask", type=Path, help=MASK)
+    segment.add_argument("mask", type=Path, nargs="?", help=MASK)
     segment.add_argument("-o", "--output", required=True, help="folder of the results")
+    segment.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        metavar="X0,Y0,X1,Y1",
+        help="in place of a mask: px in the first frame that hold an object; once an object",
+    )
+    _add_reading(segment)
     _add_options(segment, RUN, KEEP)
     _add_set(segment)
     segment.set_defaults(command=_segment)
@@ -76,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what of a run is cached, and why the rest is not")
     status.add_argument("clip", type=Path, nargs="?", help=f"of `segment`: {CLIP}")
     status.add_argument("mask", type=Path, nargs="?", help=f"of `segment`: {MASK}")
+    _add_reading(status)
     _add_options(status, DATASET, VIDEOS, RUN)
     _add_set(status)
     status.set_defaults(command=_status)
@@ -225,6 +236,32 @@ def _amount(text: str) -> float:
 _amount.__name__ = "amount"
 
 
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=int, help="first frame, counted from 0 (default: 0)")
+    parser.add_argument("--end", type=int, help="last frame (default: the clip's last)")
+    parser.add_argument("--every", type=int, metavar="N", help="take one of every N frames")
+    parser.add_argument("--fps", type=float, help="take so many frames a second of a video file")
+    parser.add_argument(
+        "--mask-from",
+        choices=("alpha", "colours", "threshold"),
+        help="what in the masks shows the objects, where their pixels are not the numbers: what is "
+        "opaque, every colour, or what is brighter than half",
+    )
+    for name in ("colours", "threshold"):
+        parser.add_argument(
+            f"--mask-{name}",
+            dest="mask_from",
+            action="store_const",
+            const=name,
+            help=f"short for --mask-from {name}",
+        )
+    parser.add_argument(
+        "--mask-turn",
+        choices=("shown", "stored"),
+        help="for frames that a tag turns: whether masks lie as these are shown or stored",
+    )
+
+
 def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -247,6 +284,10 @@ def _task(given: argparse.Namespace) -> RunDataset:
 
 
 def _segment(given: argparse.Namespace) -> int:
+    if (given.mask is None) == (not given.box):
+        raise UserError(f"{given.clip}: give its first mask, or a --box for each object")
+    if given.box:
+        given.mask = _box_masks(given)
     task = _task(given)
     from pipeline.commands import engine
 
@@ -254,6 +295,15 @@ def _segment(given: argparse.Namespace) -> int:
     if done:
         print(f"results: {given.output}")
     return 0 if done else 1
+
+
+def _box_masks(given: argparse.Namespace) -> Path:
+    """A first mask with what the boxes hold."""
+    task = _task(given)
+    from pipeline.commands.boxes import box_masks
+    from pipeline.plan.settings import single
+
+    return box_masks(given.clip, given.box, task.options(single(task.assignments())))
 
 
 def recipe_of(given: argparse.Namespace) -> Recipe:

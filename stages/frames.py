@@ -5,14 +5,17 @@ Every message names the video, the frame, the path and what mends it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import overload
+from typing import Any, Protocol, overload
 
 import cv2
 import numpy as np
@@ -40,6 +43,10 @@ COLOUR_TYPE = 25
 """place of a PNG's colour type in its file"""
 PALETTE = 3
 """colour type of a PNG with a palette"""
+PNG = b"\x89PNG"
+PNG_DEPTH = 24
+"""place of a PNG's bits a channel in its file"""
+DEEP_SUFFIXES = ".png", ".tif", ".tiff"
 JPEG = b"\xff\xd8"
 """first bytes of a JPEG"""
 GRABS = 100
@@ -49,8 +56,42 @@ NARROW = 16
 SLENDER = 16
 """longer side of the frames that the networks see, in heights: beyond it they are scaled less"""
 
-FrameSource = tuple[Path, ...] | Path
-"""The images of a video in order, or one video file."""
+DEEP = 16
+"""bits a channel of an image, of which 8 are kept"""
+DEPTHS = 8, 10, 12, 14
+"""bits that cameras and microscopes leave the rest of 16 empty with"""
+
+
+@dataclass(frozen=True)
+class Film:
+    """Some of the frames of a video file: first, first + step, ..., numbered from 0."""
+
+    path: Path
+    first: int = 0
+    last: int | None = None
+    """the last that may be taken; None: the file's last"""
+    step: float = 1.0
+    """frames of the file from one taken to the next; at least 1"""
+
+    def number(self, j: int) -> int:
+        """Which frame of the file is the j-th that is taken."""
+        return self.first + int(j * self.step + 1e-6)
+
+    def place(self, number: int) -> int | None:
+        """Where frame `number` of the file is among those taken; None if it is not."""
+        j = max(0, math.ceil((number - self.first) / self.step - 1e-6))
+        inside = self.last is None or number <= self.last
+        return j if inside and self.number(j) == number else None
+
+    def taken(self, count: int) -> list[int]:
+        """Numbers of what is taken of a file with `count` frames."""
+        end = count if self.last is None else min(count, self.last + 1)
+        numbers = map(self.number, range(count))
+        return [n for n in numbers if n < end]
+
+
+FrameSource = tuple[Path, ...] | Path | Film
+"""The images of a video in order, one video file, or some of its frames."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +106,26 @@ class Layers:
     """whether pictures of another size than the frames are scaled to them"""
 
 
-MaskSource = Path | Layers
-"""Where an index mask lies: in a file of object numbers, or in layers."""
+class MaskForm(Protocol):
+    """An index mask that lies in a file in another form than object numbers."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """What besides the bytes of its files decides its pixels, as plain JSON values."""
+
+    def draw(self, size: tuple[int, int], where: str, files: SourceFiles) -> IndexMask:
+        """(H, W) uint8 object numbers, of frames of this size or of its own; BadInput if unfit.
+
+        where: what a message begins with.
+        """
+
+
+MaskSource = Path | Layers | MaskForm
+"""Where an index mask lies: in a file of object numbers, in layers, or in another form."""
 
 
 class Disk:
@@ -143,19 +202,29 @@ class ImageFrames(FrameReader):
     fps = None
 
     def __init__(
-        self, paths: Sequence[Path], video: str, files: SourceFiles = DISK, *, strict: bool = False
+        self,
+        paths: Sequence[Path],
+        video: str,
+        files: SourceFiles = DISK,
+        *,
+        strict: bool = False,
+        bits: int = DEEP,
     ) -> None:
-        """strict: refuse also what a decoder can make something of, though it is damaged."""
+        """strict: refuse also what a decoder can make something of, though it is damaged.
+
+        bits: as of open_frames().
+        """
         if not paths:
             raise BadInput(f"video {video}: has no frames; put its images into its folder")
         self.paths, self.video = tuple(paths), video
         self.names = tuple(path.stem for path in paths)
-        self._files, self._strict = files, strict
+        self._files, self._strict, self._bits = files, strict, bits
         self.size = self._read(0).shape[:2]
 
     def _read(self, j: int) -> Image:
         where = f"video {self.video}, frame {self.names[j]}: {self.paths[j]}"
-        return _read_image(self.paths[j], where, self._files, strict=self._strict)
+        read = partial(_read_image, strict=self._strict, bits=self._bits)
+        return read(self.paths[j], where, self._files)
 
     def decode(self, j: int) -> Image:
         image = self._read(j)
@@ -171,7 +240,9 @@ class ImageFrames(FrameReader):
 class VideoFrames(FrameReader):
     """A video that lies in one file; reading in order is fast, any order is exact."""
 
-    def __init__(self, path: Path, video: str, files: SourceFiles = DISK) -> None:
+    def __init__(self, source: Path | Film, video: str, files: SourceFiles = DISK) -> None:
+        film = source if isinstance(source, Film) else Film(source)
+        path = film.path
         self.path, self.video, self._files = path, video, files
         if not path.is_file():
             raise BadInput(f"video {video}: {path} {_absent(path)}")
@@ -185,8 +256,15 @@ class VideoFrames(FrameReader):
             for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         )
         _check_pixels((height, width), f"video {video}: {path}", files)
-        self.names = tuple(f"{j:05d}" for j in range(self._count()))
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or None
+        self._numbers = film.taken(count := self._count())
+        if not self._numbers:
+            raise BadInput(
+                f"video {video}: {path} has {count} frames, numbered from 0, and none from "
+                f"{film.first} to {film.last if film.last is not None else 'its end'}"
+            )
+        self.names = tuple(f"{n:05d}" for n in self._numbers)
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps / film.step if fps else None
         self._restart()
         self.size = self.decode(0).shape[:2]
 
@@ -220,10 +298,11 @@ class VideoFrames(FrameReader):
         if self._last is not None and self._last[0] == j:
             return self._last[1]
         self._files.check(self.path)
+        number = self._numbers[j]
         # seeking by position is inexact in many codecs: go back to the start instead
-        if j < self._next:
+        if number < self._next:
             self._restart()
-        while self._next < j:
+        while self._next < number:
             self._capture.grab()
             self._next += 1
         ok, image = self._capture.read()
@@ -252,15 +331,28 @@ class ResizedFrames(FrameReader):
 
 
 def open_frames(
-    source: FrameSource, video: str, files: SourceFiles = DISK, *, strict: bool = False
+    source: FrameSource,
+    video: str,
+    files: SourceFiles = DISK,
+    *,
+    strict: bool = False,
+    bits: int = DEEP,
 ) -> FrameReader:
     """The frames of a video; BadInput if there are none or the first cannot be read.
 
     files: how its files are read. strict: as ImageFrames; a damaged video file is always refused.
+    bits: of 16 a channel, that images of that depth use; the highest 8 of them are kept.
     """
-    if isinstance(source, Path):
+    if isinstance(source, Path | Film):
         return VideoFrames(source, video, files)
-    return ImageFrames(source, video, files, strict=strict)
+    return ImageFrames(source, video, files, strict=strict, bits=bits)
+
+
+def frame_files(source: FrameSource) -> tuple[Path, ...]:
+    """The files of a video's frames."""
+    if isinstance(source, Film):
+        return (source.path,)
+    return (source,) if isinstance(source, Path) else source
 
 
 def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
@@ -287,18 +379,23 @@ def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
 
 
 def manifest(
-    source: FrameSource, video: str, digest: Callable[[Path], str], files: SourceFiles = DISK
+    source: FrameSource,
+    video: str,
+    digest: Callable[[Path], str],
+    files: SourceFiles = DISK,
+    *,
+    bits: int = DEEP,
 ) -> Manifest:
     """Names, size and digests of all frames; every frame is decoded once to check it.
 
-    digest: of a file's bytes. Raises BadInput for a missing, unreadable, damaged or differently
-    sized frame.
+    digest: of a file's bytes. bits: as of open_frames(). Raises BadInput for a missing,
+    unreadable, damaged or differently sized frame.
     """
-    frames = open_frames(source, video, files, strict=True)
+    frames = open_frames(source, video, files, strict=True, bits=bits)
     for _ in frames:
         continue
-    paths = [source] if isinstance(source, Path) else list(source)
-    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest, paths)))
+    digests = tuple(map(digest, frame_files(source)))
+    return Manifest(frames.names, frames.size, frames.fps, digests)
 
 
 def working_size(size: tuple[int, int], settings: FramesSettings) -> tuple[int, int]:
@@ -347,21 +444,56 @@ def resize_masks(masks: Mapping[int, IndexMask], size: tuple[int, int]) -> dict[
     return {j: resize_mask(mask, size) for j, mask in masks.items()}
 
 
-def _read_image(path: Path, where: str, files: SourceFiles, *, strict: bool) -> Image:
-    data = _bytes(path, where, files)
+def _read_image(path: Path, where: str, files: SourceFiles, *, strict: bool, bits: int) -> Image:
+    data = file_bytes(path, where, files)
     mode = _header(data, where, files)
     if strict and mode != "CMYK":
         _check_jpeg(data, where)
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        depth = cv2.IMREAD_ANYDEPTH if bits < DEEP else 0
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | depth)
     except cv2.error:
         image = None
     if image is None:
         raise BadInput(f"{where} cannot be decoded as an image; it is truncated or of another kind")
+    if image.dtype == np.uint16:
+        image = (image >> (bits - 8)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _bytes(path: Path, where: str, files: SourceFiles) -> bytes:
+def deep(path: Path) -> bool:
+    """Whether an image has 16 bits a channel; False if it cannot be read."""
+    if path.suffix.lower() not in DEEP_SUFFIXES:
+        return False
+    with suppress(OSError, cv2.error), path.open("rb") as file:
+        head = file.read(PNG_DEPTH + 1)
+        if head.startswith(PNG):
+            return head[PNG_DEPTH:] == bytes([DEEP])
+        image = cv2.imdecode(np.frombuffer(head + file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        return image is not None and image.dtype == np.uint16
+    return False
+
+
+def source_bits(source: FrameSource) -> int:
+    """Bits a channel that a video's images hold of 16; 16 also for others, and for a film."""
+    images = isinstance(source, tuple) and bool(source) and deep(source[0])
+    return bits_held(frame_files(source)) if images else DEEP
+
+
+def bits_held(paths: Sequence[Path]) -> int:
+    """Bits a channel that 16-bit images use: 8, 10, 12 or 14 where all values fit, else 16."""
+    highest = 0
+    for path in paths:
+        with suppress(OSError, cv2.error):
+            data = np.frombuffer(path.read_bytes(), np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            highest = max(highest, 0 if image is None else int(image.max()))
+        if highest >> DEPTHS[-1]:
+            break
+    return next((bits for bits in DEPTHS if 0 < highest < 1 << bits), DEEP)
+
+
+def file_bytes(path: Path, where: str, files: SourceFiles) -> bytes:
     """What a file holds; BadInput if it is no file, or unreadable."""
     try:
         if path.is_file():
@@ -427,7 +559,7 @@ def picture_size(path: Path, where: str) -> tuple[int, int]:
 
 
 def mask_files(source: MaskSource) -> tuple[Path, ...]:
-    """The files of a mask."""
+    """The files that a mask is read from."""
     return (source,) if isinstance(source, Path) else source.paths
 
 
@@ -439,24 +571,41 @@ def read_index_mask(
     files: SourceFiles = DISK,
     *,
     given: bool = False,
+    blank: bool = False,
 ) -> IndexMask:
     """An index mask (H, W) uint8: 0 background, object numbers, 255 void.
 
-    A mask of only 0 and 255 holds one object, number 1. given: a mask to start from, which
-    must hold an object. Raises BadInput for a missing or unreadable file, another size, a
-    colour or antialiased mask, and a given mask without an object.
+    A mask of only 0 and 255 holds one object, number 1. given: a mask to start from, which must
+    hold an object unless blank is set, and is scaled where it has the frames' proportions. Raises
+    BadInput for a missing or unreadable file, another size, a colour or antialiased mask, and a
+    given mask without an object.
     """
     where = f"video {video}, frame {frame}: mask {mask_files(source)[0]}"
     if isinstance(source, Layers):
         values = _joined(source, size, f"video {video}, frame {frame}", files)
-    else:
-        data = _bytes(source, where, files)
+    elif isinstance(source, Path):
+        data = file_bytes(source, where, files)
         plain = _plain_values(data, size, where)
-        values = _one_object(_index_values(data, where, files) if plain is None else plain)
-        _check_size(values, size, where)
-    if given and not np.any((values > 0) & (values < VOID)):
+        values = plain if plain is not None else index_values(decode(data, where, files), where)
+        values = one_object(values)
+    else:
+        values = source.draw(size, where, files)
+    if given and proportional(values.shape, size):
+        values = resize_mask(values, size)
+    _check_size(values, size, where)
+    if given and not blank and not holds_object(values):
         raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
     return values
+
+
+def holds_object(mask: IndexMask) -> bool:
+    """Whether any pixel of an index mask is an object's."""
+    return bool(np.any((mask > 0) & (mask < VOID)))
+
+
+def proportional(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes (H, W) are one picture's, each side of either rounded to whole px."""
+    return 2 * abs(size[0] * other[1] - size[1] * other[0]) <= min(sum(size), sum(other))
 
 
 def _check_size(mask: IndexMask, size: tuple[int, int], where: str) -> None:
@@ -467,7 +616,7 @@ def _check_size(mask: IndexMask, size: tuple[int, int], where: str) -> None:
         )
 
 
-def _one_object(values: IndexMask) -> IndexMask:
+def one_object(values: IndexMask) -> IndexMask:
     """0 and 255 as 0 and 1; a mask with other numbers as it is."""
     return (values == VOID).view(np.uint8) if _black_and_white(values) else values
 
@@ -485,9 +634,9 @@ def _joined(layers: Layers, size: tuple[int, int], where: str, files: SourceFile
     values = np.zeros(size, np.uint8)
     for number, path in enumerate(layers.paths, 1):
         this = f"{where}: mask {path}"
-        data = _bytes(path, this, files)
+        data = file_bytes(path, this, files)
         _check_jpeg(data, this)
-        shown = np.array(_decoded(data, this, files).convert("L")) > HALF
+        shown = np.array(decode(data, this, files).convert("L")) > HALF
         layer = shown.astype(np.uint8)
         if layers.scaled:
             layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
@@ -496,7 +645,8 @@ def _joined(layers: Layers, size: tuple[int, int], where: str, files: SourceFile
     return values
 
 
-def _decoded(data: bytes, where: str, files: SourceFiles) -> Pillow.Image:
+def decode(data: bytes, where: str, files: SourceFiles) -> Pillow.Image:
+    """The picture in a file's bytes, as it is stored; BadInput if it is damaged or too large."""
     _header(data, where, files)
     try:
         with Pillow.open(BytesIO(data)) as image:
@@ -514,7 +664,7 @@ def _reason(error: Exception) -> str:
 
 
 def _plain_values(data: bytes, size: tuple[int, int], where: str) -> IndexMask | None:
-    """_index_values() of a PNG with one channel of 8 bits and the frames' size; else None.
+    """index_values() of a PNG with one channel of 8 bits and the frames' size; else None.
 
     Most masks are such, and this decoder takes a tenth of Pillow's time.
     """
@@ -525,9 +675,8 @@ def _plain_values(data: bytes, size: tuple[int, int], where: str) -> IndexMask |
     return values if data[COLOUR_TYPE] == PALETTE else _numbers(values, where)
 
 
-def _index_values(data: bytes, where: str, files: SourceFiles) -> IndexMask:
-    """Pixel values of a mask file as object numbers."""
-    image = _decoded(data, where, files)
+def index_values(image: Pillow.Image, where: str) -> IndexMask:
+    """Pixel values of a mask as object numbers; BadInput if they are none."""
     if image.format == "JPEG":
         raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
     pixels = np.array(image)
@@ -552,7 +701,7 @@ def _grey(pixels: IndexMask, where: str) -> IndexMask:
     common = ", ".join(f"#{found[n]:06x}" for n in np.argsort(-counts)[:4])
     raise BadInput(
         f"{where} is a colour picture ({len(found)} colours, most {common}) and not object "
-        "numbers; convert it: Image.open(p).quantize(256, dither=0).save(p), then check the numbers"
+        "numbers; --mask-from colours takes every colour as an object"
     )
 
 
@@ -569,6 +718,6 @@ def _numbers(values: IndexMask, where: str) -> IndexMask:
     if not numbered and (kinds > LEVELS or soft):
         raise BadInput(
             f"{where} has {kinds} grey values between 0 and 255: its edges are antialiased; "
-            "cut it at half: Image.open(p).convert('L').point(lambda v: 255 * (v > 127)).save(p)"
+            "--mask-from threshold takes what is brighter than half as the object"
         )
     return values

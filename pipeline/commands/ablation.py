@@ -226,6 +226,7 @@ def _instances(
 ) -> Iterator[tuple[str, int, float, str, bool]]:
     """The first five columns of INSTANCES of a video; masks: the folder of its prediction."""
     from pipeline.paper.attributes import box_areas, scale_varies, size_class
+    from pipeline.results.files import masks_in
     from stages.boxmask import object_ids
     from stages.frames import read_index_mask
 
@@ -234,9 +235,7 @@ def _instances(
     for _, mask in sorted(files.first_masks(size).items()):
         for i in object_ids(mask):
             first.setdefault(i, float((mask == i).mean()))
-    predicted = (
-        read_index_mask(path, size, files.video, path.stem) for path in sorted(masks.glob("*.png"))
-    )
+    predicted = (read_index_mask(path, size, files.video, path.stem) for path in masks_in(masks))
     areas = box_areas(predicted, sorted(first))
     for i, share in sorted(first.items()):
         yield files.video, i, share, size_class(share, sizes), scale_varies(areas[i])

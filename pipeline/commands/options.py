@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from cache.prune import record_run, sweep
 from cache.store import Store
 from pipeline.commands import engine
 from pipeline.datasets import LAYOUTS
+from pipeline.datasets.reading import FORMS, TURNS, Reading
 from pipeline.errors import MENDABLE, UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
@@ -69,6 +70,19 @@ class DatasetOptions(engine.Command):
     masks = luigi.OptionalParameter(
         default=None, description="of a clip: its first mask, or a folder of masks named by frame"
     )
+    mask_from = luigi.OptionalParameter(
+        default=None,
+        description=f"of one's own videos: what in a mask shows the objects, {', '.join(FORMS)}",
+    )
+    mask_turn = luigi.OptionalParameter(
+        default=None, description=f"masks lie as frames with a turn are {' or '.join(TURNS)}"
+    )
+    start = luigi.OptionalIntParameter(default=None, description="first frame, counted from 0")
+    end = luigi.OptionalIntParameter(default=None, description="last frame")
+    every = luigi.OptionalIntParameter(default=None, description="of so many frames one")
+    fps = luigi.OptionalFloatParameter(
+        default=None, description="of a video file, so many frames a second"
+    )
     output = luigi.OptionalParameter(
         default=None, description="default runs/<dataset>-<split>-<variant>"
     )
@@ -88,6 +102,7 @@ class DatasetOptions(engine.Command):
             weights=weights or self.weights,
             device=self.device,
             settings=override(configured(), given),
+            reading=Reading(**{item.name: getattr(self, item.name) for item in fields(Reading)}),
         )
 
     def plan(self, given: Mapping[str, str], weights: str | None = None) -> Recipe:

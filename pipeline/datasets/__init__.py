@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
+from pipeline.datasets.frames import unpacked
 from pipeline.datasets.layout import Dataset, Video, check_name, one_of
+from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.datasets.rules import DAVIS, LATER, Rule
 from pipeline.errors import UserError
 
@@ -19,14 +22,16 @@ __all__ = ["LAYOUTS", "Dataset", "Video", "built_in", "open_dataset", "rule_of"]
 class Layout:
     """A kind of dataset."""
 
-    videos: Callable[[Path, str], Iterable[Video]]
-    """the videos of a split, from the folder that holds the dataset"""
+    videos: Callable[..., Iterable[Video]]
+    """the videos of a split, from the folder that holds the dataset, and a Reading if it is own"""
     rule: Rule = LATER
     """what it is scored by"""
     label: str = ""
     """what the paper's tables call it"""
     built_in: bool = False
     """whether it is drawn below the artifact root, not read from --root"""
+    own: bool = False
+    """whether it takes one's own videos, which a Reading says how to read"""
     clip: bool = False
     """whether it is one clip of any place: --root is the clip, and --masks in place of a split"""
 
@@ -39,8 +44,8 @@ LAYOUTS = {
     "youtube-objects": Layout(youtube_objects.videos, label="YoutbObjs"),
     "youtube-vos": Layout(youtube_vos.videos),
     "stills": Layout(stills.videos),
-    "folder": Layout(folder.videos),
-    "clip": Layout(folder.clip, clip=True),
+    "folder": Layout(folder.videos, own=True),
+    "clip": Layout(folder.clip, own=True, clip=True),
 }
 """by the name that --dataset and --data give it; docs/extending.md"""
 
@@ -51,11 +56,13 @@ def open_dataset(
     split: str,
     demo_root: Path = Path("artifacts"),
     masks: str | Path | None = None,
+    reading: Reading = AS_IT_IS,
 ) -> Dataset:
     """The videos of a split, without decoding anything.
 
-    demo_root: where the built-in demo is written when it is asked for first. masks: of a clip, its
-    first mask or a folder of masks. Raises UserError for an unknown dataset or split and a
+    demo_root: where the built-in demo is written when it is asked for first, and archives are
+    unpacked. masks: of a clip, its first mask or a folder of masks. reading: of one's own videos.
+    Raises UserError for an unknown dataset or split and a
     missing or unreadable folder or clip.
     """
     if name not in LAYOUTS:
@@ -66,8 +73,13 @@ def open_dataset(
         raise UserError(f"--dataset {name} needs --masks, its first mask or a folder of masks")
     place = demo_root if layout.built_in else _place(name, root)
     part = str(masks) if layout.clip else split
+    if not layout.own and reading != AS_IT_IS:
+        raise UserError(f"--dataset {name}: its frames and masks are read as they are published")
+    videos = partial(layout.videos, reading=reading) if layout.own else layout.videos
     with _readable():
-        return Dataset(name, split, tuple(layout.videos(place, part)))
+        if layout.clip and place.suffix.lower() == ".zip" and place.is_file():
+            place = unpacked(place, demo_root)
+        return Dataset(name, split, tuple(videos(place, part)))
 
 
 def _place(name: str, root: str | Path | None) -> Path:

@@ -16,12 +16,14 @@ from pipeline.errors import UserError
 from stages.boxmask import VOID, object_ids
 from stages.frames import (
     FrameReader,
+    Layers,
     MaskSource,
     mask_files,
     open_frames,
     picture_size,
     read_index_mask,
     resize_mask,
+    source_bits,
     working_frames,
     working_size,
 )
@@ -48,7 +50,9 @@ class VideoSource:
 
     @cached_property
     def _frames(self) -> FrameReader:
-        return working_frames(open_frames(self.video.frames, self.video.name), self._seen)
+        source = self.video.frames
+        frames = open_frames(source, self.video.name, bits=source_bits(source))
+        return working_frames(frames, self._seen)
 
     @cached_property
     def objects(self) -> Sequence[int]:
@@ -69,7 +73,10 @@ class VideoSource:
 
     def _read(self, mask: MaskSource, frame: int) -> IndexMask:
         name = self.video.frame_name(frame)
-        size = picture_size(mask_files(mask)[0], f"video {self.name}, frame {name}")
+        if isinstance(mask, Path | Layers):
+            size = picture_size(mask_files(mask)[0], f"video {self.name}, frame {name}")
+        else:
+            size = open_frames(self.video.frames, self.name).size
         return read_index_mask(mask, size, self.name, name)
 
 

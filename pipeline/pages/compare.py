@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.pages.page import line, picture, write_page
 from pipeline.plan.settings import described
 from pipeline.reports import DIFFERENCES, differences, per_frame, read_run, results, rule_used
+from pipeline.results.files import masks_in
 from pipeline.results.overlays import encode_picture
 from pipeline.results.scores import last_iteration, totals
 from stages.types import Image
@@ -110,7 +111,7 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any
 
 def _changes(folders: Sequence[Path], video: str) -> npt.NDArray[np.float64]:
     """Per frame, the share of either run's object pixels that differ between the two."""
-    files = [sorted((folder / "masks" / video).glob("*.png")) for folder in folders]
+    files = [masks_in(folder / "masks" / video) for folder in folders]
     if [path.name for path in files[0]] != [path.name for path in files[1]]:
         raise UserError(f"video {video}: the two runs have masks of other frames")
     return np.array([_change(_read(x), _read(y), video) for x, y in zip(*files, strict=True)])
@@ -156,7 +157,7 @@ def _part(
     ]
     chosen = _most_different(changes, max(1, frames // 8))
     films = [_film(folder / "overlays" / f"{name}.mp4", chosen) for folder in folders]
-    masks = sorted((folders[0] / "masks" / name).glob("*.png"))
+    masks = masks_in(folders[0] / "masks" / name)
     pairs = [
         (masks[j].stem, float(changes[j]), films[0][j], films[1][j])
         for j in chosen

@@ -12,17 +12,19 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import models
 from cache import keys
 from cache.digests import FileDigests
 from cache.files import read_record, write_record
+from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.errors import UserError
 from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
+from stages.frames import DEEP, Film, Layers, bits_held, deep, frame_files, mask_files
 
 if TYPE_CHECKING:
     from pipeline.datasets import Video
@@ -48,6 +50,7 @@ class Options:
     """a shipped model, a file, or a folder of `<video>.safetensors`"""
     device: str = "auto"
     settings: RunSettings = field(default_factory=RunSettings)
+    reading: Reading = AS_IT_IS
 
 
 def cache_root() -> Path:
@@ -61,7 +64,7 @@ def open_videos(options: Options) -> Sequence[Video]:
     from pipeline.datasets import open_dataset
 
     dataset = open_dataset(
-        options.dataset, options.root, options.split, cache_root(), options.masks
+        options.dataset, options.root, options.split, cache_root(), options.masks, options.reading
     )
     found = {video.name: video for video in dataset.videos}
     unknown = [name for name in options.videos if name not in found]
@@ -83,8 +86,9 @@ def open_video(root: Path, run_digest: str, video: str) -> Video:
 def _opened(root: Path, run_digest: str) -> dict[str, Video]:
     """The videos of a recipe by name. Kept, since a dataset is listed as a whole."""
     made = read(root, run_digest)
-    options = Options(made.dataset, made.root, made.split, made.masks, tuple(made.videos))
-    return {video.name: video for video in open_videos(options)}
+    names = tuple(made.videos)
+    asked = Options(made.dataset, made.root, made.split, made.masks, names, reading=made.reading)
+    return {video.name: video for video in open_videos(asked)}
 
 
 def plan_run(options: Options, root: Path) -> Recipe:
@@ -101,6 +105,7 @@ def plan_run(options: Options, root: Path) -> Recipe:
         options.device,
         options.settings,
         made,
+        options.reading,
     )
 
 
@@ -114,12 +119,14 @@ def _video(video: Video, options: Options, digests: FileDigests, root: Path) -> 
     weights = find_weights(options.weights, video.name)
     modules = module_digests(weights, digests, root)
     _check_modules(weights, modules, options.settings.run.variant)
+    bits = image_bits(video, digest, root)
     return VideoRecipe(
-        images=images_digest(video, digest),
+        images=images_digest(video, digest, bits),
         first_masks=masks_digest(video.first_masks, digest),
         annotations=masks_digest(truth, digest) if truth else None,
         weights=str(weights),
         modules=modules,
+        bits=bits,
     )
 
 
@@ -134,10 +141,31 @@ def source_digest(digests: FileDigests, path: Path, video: str) -> str:
         ) from error
 
 
-def images_digest(video: Video, digest: Digest) -> str:
-    """Digest of the names and bytes of a video's frames."""
-    files = [video.frames] if isinstance(video.frames, Path) else list(video.frames)
-    return keys.key({"names": list(video.frame_names), "files": [digest(path) for path in files]})
+def images_digest(video: Video, digest: Digest, bits: int = DEEP) -> str:
+    """Digest of the names and bytes of a video's frames, and of how they are read.
+
+    bits: of 16 a channel, that images of this depth use.
+    """
+    files = [digest(path) for path in frame_files(video.frames)]
+    content: dict[str, Any] = {"names": list(video.frame_names), "files": files}
+    if isinstance(video.frames, Film):
+        film = video.frames
+        content["taken"] = [film.first, film.last, film.step]
+    return keys.key(content | ({"bits": bits} if bits != DEEP else {}))
+
+
+def image_bits(video: Video, digest: Digest, root: Path) -> int:
+    """Bits a channel that a video's images hold where they have 16; kept by their digest."""
+    if not isinstance(video.frames, tuple) or not video.frames or not deep(video.frames[0]):
+        return DEEP
+    memo = root / "digests" / "bits" / f"{images_digest(video, digest)}.json"
+    if known := read_record(memo):
+        return int(known["bits"])
+    found = bits_held(video.frames)
+    # In a cache that cannot be written to they are looked at again.
+    with suppress(OSError):
+        write_record(memo, {"bits": found})
+    return found
 
 
 def masks_digest(masks: Mapping[int, MaskSource], digest: Digest) -> str:
@@ -147,23 +175,24 @@ def masks_digest(masks: Mapping[int, MaskSource], digest: Digest) -> str:
 
 def mask_digest(mask: MaskSource, digest: Digest) -> str:
     """Digest of the files of a mask."""
-    from stages.frames import mask_files
-
     found = [digest(path) for path in mask_files(mask)]
-    return found[0] if isinstance(mask, Path) else keys.key({"layers": found})
+    if isinstance(mask, Path):
+        return found[0]
+    form = {} if isinstance(mask, Layers) else {"form": mask.content}
+    return keys.key({"layers": found, **form})
 
 
 def sources(made: Recipe) -> dict[Path, str]:
     """What a run reads, each with what it is: files, and folders that are read as a whole."""
-    from stages.frames import mask_files
-
     found = {Path(video.weights): "the weights" for video in made.videos.values()}
     if made.dataset == "clip":
         return found | {Path(made.root or ""): "the clip", Path(made.masks or ""): "its masks"}
-    asked = Options(made.dataset, made.root, made.split, made.masks, tuple(made.videos))
+    names = tuple(made.videos)
+    asked = Options(made.dataset, made.root, made.split, made.masks, names, reading=made.reading)
     for video in open_videos(asked):
-        files = video.frames
-        frames = {files} if isinstance(files, Path) else {path.parent for path in files}
+        files = frame_files(video.frames)
+        pictures = isinstance(video.frames, tuple)
+        frames = {path.parent for path in files} if pictures else set(files)
         found |= dict.fromkeys(frames, f"the frames of video {video.name}")
         for masks, what in ((video.first_masks, "masks"), (video.annotations or {}, "annotations")):
             folders = {path.parent for mask in masks.values() for path in mask_files(mask)}

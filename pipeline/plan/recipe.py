@@ -15,8 +15,10 @@ from typing import Any
 
 import cache.keys
 from cache.files import set_aside, write_file
+from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.errors import UserError
 from pipeline.plan.settings import RunSettings
+from stages.frames import DEEP
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class VideoRecipe:
     """path; enters no key"""
     modules: Mapping[str, str]
     """digest of each module in the weights file"""
+    bits: int = DEEP
+    """of 16 a channel, that images of this depth hold"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Recipe:
     device: str
     settings: RunSettings
     videos: Mapping[str, VideoRecipe]
+    reading: Reading = AS_IT_IS
 
     @cached_property
     def digest(self) -> str:
@@ -52,8 +57,14 @@ class Recipe:
         return cache.keys.short(cache.keys.key(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; what came later only where it is not at its default."""
+        values = asdict(self)
+        if self.reading == AS_IT_IS:
+            del values["reading"]
+        for video in values["videos"].values():
+            if video["bits"] == DEEP:
+                del video["bits"]
+        return values
 
     def write(self, cache_root: Path) -> None:
         """Put the recipe where every worker finds it; whole or not at all."""
@@ -79,7 +90,8 @@ def read(cache_root: Path, run_digest: str) -> Recipe:
         )
     settings = RunSettings.from_dict(stored["settings"])
     videos = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
-    return Recipe(**{**stored, "settings": settings, "videos": videos})
+    reading = Reading(**stored.get("reading", {}))
+    return Recipe(**{**stored, "settings": settings, "videos": videos, "reading": reading})
 
 
 def _stored(path: Path) -> dict[str, Any] | None:

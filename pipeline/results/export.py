@@ -119,6 +119,8 @@ class VideoResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     """wall time by artifact, such as `tubes(2)`"""
     templates: Sequence[Template] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
+    """of objects by number, as far as the masks' form gives any"""
 
 
 def starts_of(

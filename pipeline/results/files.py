@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.files import write_file
+from pipeline.datasets.layout import in_order
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,3 +55,8 @@ def read_table(source: Path | io.StringIO, columns: Mapping[str, str]) -> pd.Dat
             f"{source}: damaged or no table of this program ({reason}); run the same command "
             "again to have it written anew"
         ) from error
+
+
+def masks_in(folder: Path) -> tuple[Path, ...]:
+    """The masks that were written for a video, in the order of its frames."""
+    return in_order(folder.glob("*.png"))

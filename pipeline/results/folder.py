@@ -111,6 +111,7 @@ def _size(video: Video) -> tuple[int, int]:
     first = min(video.first_masks)
     source = video.first_masks[first]
     path = mask_files(source)[0]
-    if isinstance(source, Layers) and source.scaled and isinstance(video.frames, tuple):
+    scales = not isinstance(source, Path | Layers) or (isinstance(source, Layers) and source.scaled)
+    if scales and isinstance(video.frames, tuple):
         path = video.frames[first]
     return picture_size(path, f"video {video.name}, frame {video.frame_name(first)}")

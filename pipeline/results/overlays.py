@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,11 +95,17 @@ def read_palette(mask: MaskSource, objects: Sequence[int]) -> bytes:
 
 def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
     """Write an index mask as a palette PNG, the form of the benchmark servers."""
+    path.write_bytes(encode_mask(mask, palette))
+
+
+def encode_mask(mask: IndexMask, palette: bytes | None = None) -> bytes:
+    """An index mask as a palette PNG; palette: by default that of DAVIS."""
     from PIL import Image as Pillow
 
-    image = Pillow.fromarray(mask)
-    image.putpalette(palette)
-    image.save(path, "PNG")
+    image, data = Pillow.fromarray(mask), BytesIO()
+    image.putpalette(palette or davis_palette())
+    image.save(data, "PNG")
+    return data.getvalue()
 
 
 def write_picture(path: Path, image: Image, mask: IndexMask, width: int) -> None:
@@ -133,16 +140,19 @@ class VideoFile:
     def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
         """size: (H, W) px, scaled where the codec cannot hold it.
 
-        OSError if nothing can be written, UserError if OpenCV writes no mp4.
+        The codec takes even sides only: an odd one gets its last row or column once more. OSError
+        if nothing can be written, UserError if OpenCV writes no mp4.
         """
         import cv2
 
         self._path = path
         scale = min(1.0, SIDE[1] / max(size))
         self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
+        self._longer = self._size[0] % 2, self._size[1] % 2
+        shape = self._size[1] + self._longer[1], self._size[0] + self._longer[0]
         for codec in CODECS:
             code = cv2.VideoWriter.fourcc(*codec)
-            self._file = cv2.VideoWriter(str(path), code, fps or FPS, self._size[::-1])
+            self._file = cv2.VideoWriter(str(path), code, fps or FPS, shape)
             if self._file.isOpened():
                 return
         _try_disk(path)
@@ -154,6 +164,9 @@ class VideoFile:
 
         if image.shape[:2] != self._size:
             image = cv2.resize(image, self._size[::-1], interpolation=cv2.INTER_AREA)
+        bottom, right = self._longer
+        if bottom or right:
+            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         self._file.write(np.ascontiguousarray(image[..., ::-1]))
 
     def finish(self) -> None:

@@ -159,6 +159,7 @@ def _rows(video: VideoResult, rule: Rule) -> dict[str, Any]:
         "frames": len(video.frame_names),
         "size": list(video.frames.size),
         "objects": list(video.objects),
+        **({"names": {str(i): name for i, name in video.names.items()}} if video.names else {}),
         "given": sorted(video.given),
         "frame_names": [video.frame_names[n] for n in pictured(len(video.frame_names))],
         "keys": dict(video.keys),

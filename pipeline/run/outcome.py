@@ -20,15 +20,17 @@ def video_result(job: Job) -> VideoResult:
     tubes = job.open(final(job.needed))
     objects = [int(i) for i in tubes["objects"][:]]
     source, frames = job.files.source, job.files.frames()
+    given = job.files.first_masks(frames.size)
     return VideoResult(
         name=job.video,
         frame_names=frames.names,
         frames=frames,
         masks=artifacts.rows(tubes, "masks"),
         objects=objects,
-        palette=read_palette(source.first_masks[min(source.first_masks)], objects),
+        palette=read_palette(source.first_masks[min(given)], objects),
         keys=keys_of(job.needed),
-        given=frozenset(source.first_masks),
+        given=frozenset(given),
+        names=source.objects,
     )
 
 

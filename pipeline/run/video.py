@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stages.frames import FrameReader, Manifest, MaskSource
     from stages.types import IndexMask
 
+MOST = 0.5
+"""share of a frame that few objects cover: it is more often the rest, in an inverted mask"""
 CHANGED = "changed since the run was planned; run again"
 
 
@@ -98,7 +100,8 @@ class VideoFiles:
 
     @cached_property
     def _images(self) -> PlannedFiles:
-        return self._held("frames", self._made.images, partial(images_digest, self.source))
+        joined = partial(images_digest, self.source, bits=self._made.bits)
+        return self._held("frames", self._made.images, joined)
 
     @cached_property
     def _first_masks(self) -> PlannedFiles:
@@ -119,7 +122,7 @@ class VideoFiles:
         """The video's pixels."""
         from stages.frames import open_frames
 
-        return open_frames(self.source.frames, self.video, self._images)
+        return open_frames(self.source.frames, self.video, self._images, bits=self._made.bits)
 
     def working_frames(self) -> FrameReader:
         """The video's pixels as the networks see them."""
@@ -131,7 +134,8 @@ class VideoFiles:
         """Names, size and digests of the frames; BadInput if they or the masks are unfit."""
         from stages.frames import manifest, mask_files
 
-        found = manifest(self.source.frames, self.video, self._images.digest, self._images)
+        files, bits = self._images, self._made.bits
+        found = manifest(self.source.frames, self.video, files.digest, files, bits=bits)
         last = max(self.source.first_masks)
         if last >= len(found.names):
             raise UserError(
@@ -141,20 +145,43 @@ class VideoFiles:
         self.first_masks(found.size)
         return found
 
+    def remarks(self, found: Manifest) -> Iterator[str]:
+        """What a person should know of how the video was read; found: by manifest()."""
+        from stages.boxmask import object_ids
+        from stages.frames import DEEP
+
+        if self._made.bits != DEEP:
+            yield f"the 16-bit frames hold {self._made.bits} bits, and are read as such"
+        for j, mask in self.first_masks(found.size).items():
+            for i in object_ids(mask):
+                if (share := float((mask == i).mean())) > MOST:
+                    yield (
+                        f"frame {found.names[j]}: object {i} covers {share:.0%} of the frame; is "
+                        "its mask inverted?"
+                    )
+
     def digest(self, mask: MaskSource) -> str:
         """Digest of a mask that was given."""
         return mask_digest(mask, self._first_masks.digest)
 
     def first_masks(self, size: tuple[int, int]) -> dict[int, IndexMask]:
-        """The given masks (H, W) by frame; BadInput if one does not fit the size."""
-        from stages.frames import read_index_mask
+        """The given masks (H, W) by frame; BadInput if one does not fit the size.
 
-        return {
-            j: read_index_mask(
-                mask, size, self.video, self.source.frame_name(j), self._first_masks, given=True
-            )
-            for j, mask in self.source.first_masks.items()
+        Of several, one without an object says that none enters there, and is left out.
+        """
+        from stages.frames import BadInput, holds_object, mask_files, read_index_mask
+
+        given = self.source.first_masks
+        read = partial(read_index_mask, given=True, blank=len(given) > 1)
+        masks = {
+            j: read(mask, size, self.video, self.source.frame_name(j), self._first_masks)
+            for j, mask in given.items()
         }
+        found = {j: mask for j, mask in masks.items() if holds_object(mask)}
+        if not found:
+            place = mask_files(given[min(given)])[0].parent
+            raise BadInput(f"video {self.video}: no mask in {place} holds an object; paint one")
+        return found
 
     def annotations(self, size: tuple[int, int]) -> Callable[[int], IndexMask | None]:
         """The annotation of a frame, None where there is none; BadInput as above."""
