@@ -200,6 +200,14 @@ def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     sweep.set_defaults(command=_bench_sweep)
 
+    scheduling = commands.add_parser(
+        "bench-scheduling", help="what many videos cost besides their stages"
+    )
+    scheduling.add_argument(
+        "--videos", type=_counts, default=(1000, 3000), help="how many (default: 1000,3000)"
+    )
+    scheduling.set_defaults(command=_bench_scheduling)
+
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_options(parser, DATASET, VIDEOS, RUN)
@@ -424,6 +432,13 @@ def _bench_sweep(given: argparse.Namespace) -> int:
     from pipeline.bench.sweep import bench_sweep
 
     return bench_sweep(given.rho_reid_values, _run_options(given), given.kept)
+
+
+def _bench_scheduling(given: argparse.Namespace) -> int:
+    from pipeline.bench.scheduling import measure
+
+    print(measure(given.videos))
+    return 0
 
 
 def _run_options(given: argparse.Namespace) -> dict[str, Any]:

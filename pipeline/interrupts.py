@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: temporary files go, one line is printed, and the exit status is not 0."""
+"""SIGTERM, SIGHUP and Ctrl-C: temporary files go, one line is printed, the status is not 0."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ import threading
 from functools import cache
 from types import FrameType
 
-SIGNALS: dict[int, str] = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+SIGNALS: dict[int, str] = {
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGHUP: "SIGHUP",
+}
 """those that stop a command, by the names that people know"""
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # nohup
+    del SIGNALS[signal.SIGHUP]
 
 
 class Stopped(KeyboardInterrupt):
@@ -29,7 +36,7 @@ class ChildStopped(SystemExit):
 
 @cache
 def install() -> None:
-    """Have both signals unwind this process, and those that it starts, from now on."""
+    """Have these signals unwind this process, and those that it starts, from now on."""
     _handle(_stop)
     # While Python ends, there is nothing left to unwind.
     atexit.register(_handle, signal.SIG_DFL)

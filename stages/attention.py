@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from models.networks import Networks, State
+from models.networks import Half, Networks, State
 from stages.tracklets import Propagation, propagate
 from stages.types import StartingPoint, Tracklet
 
@@ -25,8 +25,8 @@ class Watched(Networks):
     def step(
         self,
         state: State,
-        f: npt.NDArray[np.float16],
-        fine: npt.NDArray[np.float16] | None,
+        f: Half,
+        fine: Half | None,
         flow: Array,
         *,
         plain: bool = False,

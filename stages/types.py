@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from models.networks import Half
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
@@ -53,10 +56,10 @@ class FeatureReader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def coarse(self, j: int) -> npt.NDArray[np.float16]:
+    def coarse(self, j: int) -> Half:
         """f_j: (C, ceil(H/8), ceil(W/8)) float16."""
 
-    def fine(self, j: int) -> npt.NDArray[np.float16] | None:
+    def fine(self, j: int) -> Half | None:
         """f4 of frame j: (C4, ceil(H/4), ceil(W/4)) float16; None without refinement."""
 
 

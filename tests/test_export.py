@@ -19,7 +19,7 @@ from pipeline.datasets import rule_of
 from pipeline.datasets.layout import Dataset, Video
 from pipeline.datasets.palette import davis_palette
 from pipeline.datasets.rules import Rule, objects_of
-from pipeline.errors import UserError
+from pipeline.errors import MENDABLE, UserError
 from pipeline.pages.run import report_html
 from pipeline.results.export import (
     Iteration,
@@ -349,7 +349,7 @@ def test_a_bad_mask_is_one_clear_line(tmp_path: Path, fault: str) -> None:
         Pillow.fromarray(truth(3)[:-1]).save(path)
     else:
         Pillow.fromarray(np.stack([truth(3) * 90] * 2 + [truth(3)], -1)).save(path)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(MENDABLE) as error:
         score_folder(tmp_path / "pred", videos, tmp_path / "out", DAVIS)
     line = str(error.value)
     assert "\n" not in line

@@ -40,6 +40,13 @@ def clip() -> Clip:
     return make_clip()
 
 
+def test_features_as_tensors_are_looked_at_alike(clip: Clip) -> None:
+    f, boxes, nets = clip.features.coarse(0), clip.proposals.boxes(0), clip.networks
+    tensor = torch.from_numpy(f)
+    np.testing.assert_array_equal(nets.embed(tensor, boxes), nets.embed(f, boxes))
+    np.testing.assert_array_equal(nets.masks(tensor, boxes), nets.masks(f, boxes))
+
+
 def test_features_do_not_depend_on_the_length_of_the_video(clip: Clip) -> None:
     h, w = -(-SIZE[0] // 8), -(-SIZE[1] // 8)
     for count in (1, 2, 3):

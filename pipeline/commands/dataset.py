@@ -9,7 +9,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -30,8 +30,9 @@ from pipeline.plan.inputs import cache_root, sources
 from pipeline.plan.options import ALL, RESULTS
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
+from pipeline.run.group import VideoGroup, grouped
 from pipeline.run.progress import Progress
-from pipeline.run.stages import decided, deciding, possible
+from pipeline.run.stages import decided, deciding, possible, stage_tasks
 from pipeline.run.step import Step
 
 if TYPE_CHECKING:
@@ -65,7 +66,27 @@ class RunDataset(RunOptions, luigi.WrapperTask):
         return {"report": self.report}
 
     def complete(self) -> bool:
-        return self.say_cost_unless(self.report.complete(), [self.recipe])
+        return self.say_cost_unless(super().complete(), [self.recipe])
+
+
+class ComputeFlow(RunDataset):
+    """Frames and optical flow of every video of a split, for nodes without a GPU.
+
+    RunDataset, at the same time or later, finds them.
+    """
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return cache_root()
+
+    def requires(self) -> dict[str, luigi.Task]:
+        return {
+            names[0]: FlowOfVideos(videos=names, run_digest=self.recipe.digest)
+            for names in grouped(self.recipe.videos)
+        }
+
+    def complete(self) -> bool:
+        return all(task.complete() for task in self.requires().values())
 
 
 class Export(Step):
@@ -105,6 +126,27 @@ class Export(Step):
                 job.drop(chain.PASSING)
 
 
+class SegmentVideos(VideoGroup):
+    """Exported files of some videos, and what is reported of them."""
+
+    folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
+
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
+        given = {"run_digest": self.run_digest, "folder": self.folder, "keep": self.keep}
+        yield Export(video=video, **given)
+        # Known once the video is exported: what is reported, and what tells that it is so.
+        yield from deciding(self.run_digest, video).values()
+        yield from decided(self.run_digest, video, chain.report_labels).values()
+
+
+class FlowOfVideos(VideoGroup):
+    """Optical flow of some videos."""
+
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
+        yield from stage_tasks(self.run_digest, video, ("flow",)).values()
+
+
 class Report(Step):
     """Tables, run.json and report.html of a run; the last of its tasks."""
 
@@ -115,33 +157,22 @@ class Report(Step):
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
-        tasks: dict[str, luigi.Task] = {}
-        for video in read(cache_root(), self.run_digest).videos:
-            tasks[video] = Export(
-                video=video, run_digest=self.run_digest, folder=self.folder, keep=self.keep
-            )
-            tasks |= _of_video(video, deciding(self.run_digest, video))
-        return tasks
-
-    def needs(self) -> dict[str, luigi.Task]:
-        tasks: dict[str, luigi.Task] = {}
-        for video in read(cache_root(), self.run_digest).videos:
-            tasks |= _of_video(video, decided(self.run_digest, video, chain.report_labels))
-        return tasks
+        recipe = read(cache_root(), self.run_digest)
+        given = {"run_digest": recipe.digest, "folder": self.folder, "keep": self.keep}
+        return {names[0]: SegmentVideos(videos=names, **given) for names in grouped(recipe.videos)}
 
     def complete(self) -> bool:
+        from pipeline.results.export import exported
         from pipeline.results.tables import report_is_current
 
-        recipe = read(cache_root(), self.run_digest)
-        exports = (
-            Export(video=v, run_digest=self.run_digest, folder=self.folder) for v in recipe.videos
-        )
-        wanted = {
-            video: [chain.keys_of(plan) for plan in possible(self.run_digest, video)]
-            for video in recipe.videos
-        }
-        current = report_is_current(Path(self.folder), recipe.settings.to_dict(), wanted)
-        return current and all(task.complete() for task in exports)
+        recipe, folder, wanted = read(cache_root(), self.run_digest), Path(self.folder), {}
+        for video in recipe.videos:
+            # Once for both: at ten thousand videos the plans are what takes time.
+            plans = possible(self.run_digest, video)
+            if not any(exported(folder, video, chain.export_keys(plan)) for plan in plans):
+                return False
+            wanted[video] = [chain.keys_of(plan) for plan in plans]
+        return report_is_current(folder, recipe.settings.to_dict(), wanted)
 
     def make(self, progress: Progress) -> None:
         from pipeline.pages.run import report_html
@@ -161,10 +192,6 @@ class Report(Step):
         release(folder)
         _tell_others(folder, recipe, progress)
         progress.tell(str(page))
-
-
-def _of_video(video: str, tasks: Mapping[str, luigi.Task]) -> dict[str, luigi.Task]:
-    return {f"{video} {name}": task for name, task in tasks.items()}
 
 
 def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:

@@ -8,21 +8,33 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import luigi
 import luigi.retcodes
+import luigi.rpc
+import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
 
 from pipeline import interrupts
+from pipeline.commands.worker import Worker
 from pipeline.errors import MENDABLE
+from pipeline.run.handover import HandedOver
 
 DEFAULTS = {
     # Artifacts are published atomically under their keys, so two runs may share a machine.
-    "core": {"no_lock": "true", "log_level": "WARNING"},
+    # A luigid that does not answer is waited for, five minutes.
+    "core": {
+        "no_lock": "true",
+        "log_level": "WARNING",
+        "rpc_retry_attempts": "30",
+        "rpc_retry_wait": "10",
+    },
     # By default a failed run exits with status 0. Two runs that share tasks through luigid both end
     # well, though each ran only a part: unfinished() says whether anything is missing.
     "retcode": {
@@ -33,7 +45,12 @@ DEFAULTS = {
         "unhandled_exception": "40",
     },
     # A task whose inputs were removed has them made anew (run/step.py).
-    "worker": {"check_complete_on_run": "true", "check_unfulfilled_deps": "false"},
+    # One that waits asks every one or two seconds.
+    "worker": {
+        "check_complete_on_run": "true",
+        "check_unfulfilled_deps": "false",
+        "wait_jitter": "1",
+    },
     # A damaged artifact is made anew at once, also if it counted as done a moment ago.
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
@@ -42,25 +59,43 @@ NOT_RUN = 25
 """exit status of a command that ends before all that it was asked for is there"""
 
 
+NO_ANSWER, NO_PING = "Failed connecting to remote scheduler %r", "Failed pinging scheduler"
+"""what Luigi logs while luigid is away"""
+
+
+def show(record: logging.LogRecord, line: str) -> None:
+    """Have one line in place of a message and its traceback."""
+    record.msg, record.args = line, ()
+    record.exc_info, record.exc_text = None, None
+
+
 class OneLine(logging.Filter):
     """What a person can mend is one line; any other error keeps its traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, MENDABLE):
-            record.msg, record.args = str(error), ()
-            record.exc_info, record.exc_text = None, None
-        return not isinstance(error, interrupts.ChildStopped)
+            show(record, str(error))
+        elif isinstance(error, luigi.rpc.RPCError):
+            show(record, f"{error}: start luigid; the same command goes on from here")
+        elif record.msg == NO_ANSWER:
+            show(record, f"luigid at {record.args[0]} does not answer; trying again")  # type: ignore
+        # A ping is followed by the next one.
+        quiet = isinstance(error, interrupts.ChildStopped | HandedOver)
+        return not quiet and record.msg != NO_PING
 
 
 def install() -> None:
     """Set the defaults that luigi.cfg leaves open, and quieten what a person can mend."""
     config = luigi.configuration.get_config()
+    # Luigi reads these two from the file, but warns of them.
+    luigi.interface.core.ignore_unconsumed |= {"rpc_retry_attempts", "rpc_retry_wait"}
     for section, values in DEFAULTS.items():
         for name, value in values.items():
             if not config.has_option(section, name):
                 config.set(section, name, value)
     luigi.retcodes.retcode.not_run = property(unfinished)
+    luigi.worker.Worker = Worker
     logging.getLogger("luigi-interface").addFilter(OneLine())
 
 
@@ -90,6 +125,8 @@ class Command(luigi.Task):
     top: Path
     named: ClassVar[Command | None] = None
     """what the command line named"""
+    done: ClassVar[bool] = False
+    """whether that is known to be complete, or others see to it"""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,27 +138,41 @@ class Command(luigi.Task):
 @Command.event_handler(luigi.Event.DEPENDENCY_PRESENT)
 def say_complete(task: Command) -> None:
     """On the command line say why a task does not run."""
+    Command.done = Command.done or task is Command.named
     if commanded():
         print(f"nothing to do: {task.top} is up to date", flush=True)
 
 
+@cache
 def unfinished(_: object) -> int:
     """Exit status where Luigi has not run every task itself.
 
-    Others may have; or luigid has lost what was pending. An assistant only helps.
+    Others may have; or this worker was told to leave.
     """
-    if Command.named is None or luigi.interface.core().assistant:
+    if Command.named is None or Command.done:
         return 0
     with command():
-        return 0 if Command.named.complete() else NOT_RUN
+        if Command.named.complete():
+            return 0
+    if not Worker.failed:
+        print("ERROR: not all is done; the same command goes on from here", file=sys.stderr)
+    return NOT_RUN
 
 
 def prepare() -> None:
     """What a command sets before Luigi's worker is made, which reads it once."""
     interrupts.install()
+    # Nothing was asked of an assistant itself.
+    Command.done = luigi.interface.core().assistant
     if luigi.interface.core().local_scheduler:
-        # A worker of its own scheduler would only wait, then try again what cannot work.
-        luigi.configuration.get_config().set("worker", "keep_alive", "false")
+        try_once()
+
+
+def try_once() -> None:
+    """A worker of its own scheduler would only wait, then try again what cannot work."""
+    config = luigi.configuration.get_config()
+    config.set("worker", "keep_alive", "false")
+    config.set("scheduler", "retry_delay", "-1")
 
 
 def build(task: luigi.Task) -> bool:
@@ -131,7 +182,7 @@ def build(task: luigi.Task) -> bool:
     """
     # Asked for here, since Luigi would only log what its complete() raises.
     task.complete()
-    luigi.configuration.get_config().set("worker", "keep_alive", "false")
+    try_once()
     result = luigi.build([task], local_scheduler=True, detailed_summary=True)
     return result.status in (
         luigi.LuigiStatusCode.SUCCESS,

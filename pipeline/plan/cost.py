@@ -12,7 +12,7 @@ from cache.store import Store
 from models.backbone import BACKBONES
 from models.config import Architecture
 from models.weights import read_architecture
-from pipeline.plan.chain import PASSING, Spec, artifacts_of
+from pipeline.plan.chain import PASSING, Spec, planned
 from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settled import possible
@@ -37,24 +37,29 @@ class Cost:
 
 
 def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
-    """What runs will add to the cache by video; what they share counts once.
+    """What planned runs will add to the cache by video; what they share counts once.
 
     A video that cannot be read is left out: its own task says what is wrong with it.
     """
-    missing: dict[str, dict[str, Spec]] = {}
-    planned: dict[str, Recipe] = {}
-    for recipe in recipes:
-        for video in recipe.videos:
-            plan, *_ = possible(store, recipe.dataset, video, artifacts_of(recipe, video))
-            for spec in plan.values():
-                if not store.exists(spec.stage, recipe.dataset, video, spec.key):
-                    missing.setdefault(video, {})[spec.key] = spec
-                    planned[video] = recipe
     found = {}
-    for video, specs in missing.items():
-        with suppress(BadInput):
-            found[video] = _cost(store.root, planned[video], video, specs.values())
+    for video in dict.fromkeys(name for recipe in recipes for name in recipe.videos):
+        having = [recipe for recipe in recipes if video in recipe.videos]
+        missing = {
+            spec.key: spec
+            for recipe in having
+            for spec in _needed(recipe, video, store)
+            if not store.exists(spec.stage, recipe.dataset, video, spec.key)
+        }
+        if missing:
+            with suppress(BadInput):
+                found[video] = _cost(store.root, having[-1], video, missing.values())
     return found
+
+
+def _needed(recipe: Recipe, video: str, store: Store) -> Iterable[Spec]:
+    """What a video needs; all that it may need where that is not known yet."""
+    plan, *_ = possible(store, recipe.dataset, video, planned(store.root, recipe.digest, video))
+    return plan.values()
 
 
 def _cost(root: Path, recipe: Recipe, video: str, missing: Iterable[Spec]) -> Cost:

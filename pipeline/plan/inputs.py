@@ -74,12 +74,17 @@ def open_videos(options: Options) -> Sequence[Video]:
     return [found[name] for name in options.videos or found]
 
 
-@lru_cache(maxsize=64)
 def open_video(root: Path, run_digest: str, video: str) -> Video:
     """Where the files of a recipe's video are."""
+    return _opened(root, run_digest)[video]
+
+
+@lru_cache(maxsize=4)
+def _opened(root: Path, run_digest: str) -> dict[str, Video]:
+    """The videos of a recipe by name. Kept, since a dataset is listed as a whole."""
     made = read(root, run_digest)
-    options = Options(made.dataset, made.root, made.split, made.masks, (video,))
-    return open_videos(options)[0]
+    options = Options(made.dataset, made.root, made.split, made.masks, tuple(made.videos))
+    return {video.name: video for video in open_videos(options)}
 
 
 def plan_run(options: Options, root: Path) -> Recipe:

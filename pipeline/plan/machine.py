@@ -12,6 +12,8 @@ from pipeline.plan.settings import RunSettings
 DEVICES = ("auto", "cpu", "cuda")
 NVIDIA = Path("/proc/driver/nvidia/version")
 CPU = Path("/proc/cpuinfo")
+KEPT_MIB = 384
+"""about 35 frames of 480p with their flow"""
 
 
 def with_precision(settings: RunSettings, device: str) -> RunSettings:
@@ -41,3 +43,16 @@ def device(asked: str) -> str:
     if asked == "cuda" and not found:
         raise UserError("--device cuda: this machine has no CUDA device; use --device cpu or auto")
     return "cuda" if asked != "cpu" and found else "cpu"
+
+
+def kept_bytes() -> int:
+    """Bytes of features and flow that a process may keep between stages: [cache] kept_mib.
+
+    UserError if luigi.cfg has something else than a number there.
+    """
+    from luigi.configuration import get_config
+
+    text = get_config().get("cache", "kept_mib", str(KEPT_MIB))
+    if not text.isdecimal():
+        raise UserError(f"luigi.cfg: [cache] kept_mib = {text}: must be MiB, 0 or more")
+    return int(text) * 2**20

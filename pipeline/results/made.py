@@ -24,6 +24,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -138,11 +139,18 @@ def present(out: Path) -> set[str]:
 
 def listed_videos(out: Path) -> set[str]:
     """Videos of the folder's run.json; none where it is not there, or not of this program."""
+    path = out / "run.json"
     try:
-        run = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        return set(run["videos"]) if {"command", "rule", "versions"} <= set(run) else set()
+        return set(_listed(path, tuple(_times(str(path)))))
     except (OSError, ValueError, KeyError, TypeError):
         return set()
+
+
+@lru_cache(maxsize=1)
+def _listed(path: Path, times: tuple[int, ...]) -> frozenset[str]:
+    """Videos of a run.json with these times; read once, as every new video is looked up in it."""
+    run = json.loads(path.read_text(encoding="utf-8"))
+    return frozenset(run["videos"] if {"command", "rule", "versions"} <= set(run) else ())
 
 
 @contextmanager

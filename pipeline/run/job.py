@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cache.files import DamagedArtifact, MissingArtifact, reporting
 from cache.holds import hold, holds
@@ -23,6 +25,7 @@ from pipeline.plan.machine import device
 from pipeline.plan.recipe import VideoRecipe, read
 from pipeline.plan.settled import settled
 from pipeline.run import artifacts
+from pipeline.run.kept import SHELF, KeptRows, to_device
 from pipeline.run.progress import Progress
 from pipeline.run.video import VideoFiles
 from stages.flow_methods import METHODS
@@ -175,10 +178,18 @@ class Job:
         return len(self.open("frames")["names"])
 
     def features(self) -> Features:
-        return artifacts.get_features(self.open("features"))
+        place = to_device if self.device == "cuda" else np.asarray
+        keep = partial(self._kept, "features", place=place)
+        return artifacts.get_features(self.open("features"), keep)
 
     def flow(self) -> Flow:
-        return artifacts.get_flow(self.open("flow"))
+        return artifacts.get_flow(partial(self._kept, "flow", place=np.asarray))
+
+    def _kept(self, name: str, dataset: str, place: Callable[[Any], Any]) -> KeptRows:
+        """A dataset of an artifact, of which frames stay in memory for the stages to come."""
+        video = (str(self.store.root), self.recipe.dataset, self.video)
+        kept = SHELF.of(video, (self.specs[name].key, dataset, self.device))
+        return KeptRows(self.open(name)[dataset], kept, place)
 
     def boxes(self) -> Boxes:
         """Proposals and windows with embeddings."""
