@@ -182,7 +182,7 @@ def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser
     _add_run(speed)
     speed.add_argument(
         "--training-seconds",
-        type=float,
+        type=_amount,
         help="what the online training took (default: what the weights' card says)",
     )
     speed.set_defaults(command=_speed)
@@ -419,10 +419,14 @@ def _report(given: argparse.Namespace) -> int:
 
 def _table5(given: argparse.Namespace) -> int:
     from pipeline.paper.tables import table5
+    from pipeline.plan.settings import described
+    from pipeline.reports import read_run
     from pipeline.results.files import write_csv
 
     table = table5(given.runs, given.online)
     print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
+    for folder in (*given.runs, *given.online):
+        print(f"{folder}: profile {described(read_run(folder)['settings'])}")
     if given.output:
         write_csv(given.output, table)
     return 0

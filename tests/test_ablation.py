@@ -41,6 +41,7 @@ from pipeline.paper.tables import (
     categories,
     instances,
 )
+from pipeline.plan.settings import described
 from pipeline.plan.variants import BUILT_UP
 from tests.test_layouts import segtrack, youtube
 from tests.test_report import Page
@@ -558,8 +559,11 @@ def test_table5_of_three_datasets(
     assert table.loc[("DyeNet", "paper"), columns].tolist()[:3] == [86.2, 78.7, 79.6]
     line = next(row for row in printed.splitlines() if "DyeNet (offline)" in row and "run" in row)
     assert line.split()[-4:] == [*(f"{value:.1f}" for value in j[:3]), "-"]
+    for run in (*runs, online):
+        assert f"{run}: profile {described(reports.read_run(run)['settings'])}\n" in printed
     for wrong, message in (
         ([*runs, runs[0]], "both of davis16 val; give one"),
+        ([*runs, "--online", f"{runs[0]}/."], "as before and as after online training"),
         ([str(place.out / "remp")], "a run of remp; Table 5 is of dyenet"),
         ([str(place.out)], "no run to report on"),
     ):

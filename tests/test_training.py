@@ -595,13 +595,24 @@ def test_each_kind_of_re_mp_may_have_a_trunk_of_its_own(place: Path) -> None:
         (("TrainDyeNet", "--output", "x"), "give a file that ends in .safetensors"),
         (("TrainDyeNet", "--output", "x.safetensors", "--set", "rat=1"), "did you mean rate?"),
         (("TrainDyeNet", "--output", "x.safetensors", "--set", "clips=0"), "at least 1"),
+        (("TrainDyeNet", "--profile", "pape"), "--profile pape: must be one of extended, paper"),
+        (("TrainMSK", "--loaders", "two"), "--loaders two: must be an integer"),
+        (("TrainMSK",), "TrainMSK needs --output: the .safetensors file to write"),
     ],
 )
 def test_what_a_person_can_mend(place: Path, arguments: tuple[str, ...], message: str) -> None:
     done = luigi(place, *arguments, "--data", f"davis17:{place / 'data'}:val")
     assert done.returncode != 0
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and done.stderr.count("\n") == 1
     assert not (place / "x.safetensors").exists()
+
+
+def test_an_unknown_video_is_one_line_for_each_scope(place: Path) -> None:
+    data = ("--dataset", "davis17", "--root", str(place / "data"), "--videos", "cat")
+    for scope, output in (("dataset", "x.safetensors"), ("video", "x")):
+        done = luigi(place, "FinetuneOnFirstFrames", *data, "--scope", scope, "--output", output)
+        assert done.returncode != 0
+        assert "--videos cat: split val" in done.stderr and done.stderr.count("\n") == 1
 
 
 def checkpoint_of_another_network(place: Path) -> None:
@@ -646,6 +657,7 @@ def nothing(place: Path) -> None:
         (weights_of_another_shape, ("--weights", "wide.safetensors"), "fit its architecture"),
         (nothing, ("--backbone", "resnet9"), "backbone = 'resnet9': must be one of"),
         (nothing, ("--initial", "resnet9"), "resnet9"),
+        (nothing, ("--device", "tpu"), "--device tpu: must be one of auto, cpu, cuda"),
         (nothing, ("--set", "rate=1e30"), "is not finite"),
     ],
 )

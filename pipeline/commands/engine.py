@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from luigi.cmdline_parser import CmdlineParser
 
 from pipeline import interrupts
 from pipeline.commands.worker import Worker
-from pipeline.errors import MENDABLE
+from pipeline.errors import MENDABLE, UserError
 from pipeline.run.handover import HandedOver
 
 DEFAULTS = {
@@ -119,6 +119,41 @@ def command() -> Iterator[None]:
         raise
 
 
+class Checked(luigi.Parameter):
+    """A parameter whose wrong value on the command line is one line, which names the option.
+
+    Elsewhere it is a ValueError, as Luigi has it.
+    """
+
+    takes: str
+    """what it must be"""
+
+    def _parser_kwargs(self, param_name: str, task_name: str | None = None) -> dict[str, Any]:
+        def checked(text: str) -> str:
+            try:
+                self.parse(text)
+            except ValueError:
+                flag = param_name.replace("_", "-")
+                raise SystemExit(f"ERROR: --{flag} {text}: must be {self.takes}") from None
+            return text
+
+        return {**super()._parser_kwargs(param_name, task_name), "type": checked}
+
+
+class Integer(Checked, luigi.IntParameter):
+    """A whole number."""
+
+    takes = "an integer"
+
+
+class Choice(Checked, luigi.ChoiceParameter):
+    """One of some words."""
+
+    def __init__(self, *args: Any, choices: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, choices=choices, **kwargs)
+        self.takes = f"one of {', '.join(choices)}"
+
+
 class Command(luigi.Task):
     """A task that a person names; `top` is where its results go."""
 
@@ -127,6 +162,15 @@ class Command(luigi.Task):
     """what the command line named"""
     done: ClassVar[bool] = False
     """whether that is known to be complete, or others see to it"""
+
+    @classmethod
+    def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> Any:
+        with command():
+            for name, kind in params if commanded() else ():
+                if name not in kwargs and not kind.has_task_value(cls.get_task_family(), name):
+                    flag = name.replace("_", "-")
+                    raise UserError(f"{cls.__name__} needs --{flag}: {kind.description}")
+        return super().get_param_values(params, args, kwargs)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

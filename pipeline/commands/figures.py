@@ -278,7 +278,7 @@ class Examples(Drawing):
 class FigureOptions(VariantOptions):
     """Options of the figures."""
 
-    columns = luigi.IntParameter(default=6, description="frames drawn, at equal interval")
+    columns = engine.Integer(default=6, description="frames drawn, at equal interval")
 
     variants: ClassVar[Sequence[str]]
     """names of those that are drawn where the weights allow it"""
@@ -330,7 +330,7 @@ class DrawExamples(FigureOptions, luigi.WrapperTask):
 class DrawAttention(FigureOptions, luigi.WrapperTask):
     """Fig. 4: the attention over an object's RoI, and its masks with and without it."""
 
-    object = luigi.IntParameter(default=1, description="object drawn, by its number")
+    object = engine.Integer(default=1, description="object drawn, by its number")
 
     variants = PROPAGATION
 

@@ -50,12 +50,12 @@ class Trainer(engine.Command, Step):
     """A task that trains networks into one weights file."""
 
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
-    profile = luigi.ChoiceParameter(
+    profile = engine.Choice(
         default=EXTENDED, choices=PROFILES, description="recipe: the paper's, or this project's"
     )
     set = SetParameter(default=(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
-    loaders = luigi.IntParameter(
+    loaders = engine.Integer(
         default=min(8, (os.cpu_count() or 1) - 1),
         significant=False,
         description="processes that draw clips ahead, 0: none",
@@ -216,7 +216,7 @@ class OfflineTrainer(Trainer):
 
     data = luigi.Parameter(description="layout:folder[:split], several joined by commas")
     held_out = luigi.Parameter(default="", description="videos to leave out: a,b")
-    architecture = luigi.ChoiceParameter(
+    architecture = engine.Choice(
         default="paper",
         choices=["paper", "base", "compact", "tiny"],
         description="without --weights",
@@ -343,7 +343,7 @@ class FinetuneOnFirstFrames(Trainer):
     root = luigi.OptionalParameter(default=None, description="folder of the dataset")
     split = luigi.Parameter(default="val", description="split of the dataset")
     videos = luigi.Parameter(default="", description="only these videos: a,b")
-    scope = luigi.ChoiceParameter(
+    scope = engine.Choice(
         default="dataset", choices=["dataset", "video"], description="one model, or one a video"
     )
 
@@ -361,6 +361,7 @@ class FinetuneOnFirstFrames(Trainer):
         names = tuple(filter(None, self.videos.split(",")))
         return open_videos(Options(self.dataset, self.root, self.split, videos=names))
 
+    @engine.command()
     def requires(self) -> list[luigi.Task]:
         if self.scope == "dataset":
             return []

@@ -196,9 +196,11 @@ def table5(offline: Sequence[Path], online: Sequence[Path]) -> pd.DataFrame:
     """Table 5 in percent, from the output folders of runs of `dyenet` on several datasets.
 
     offline, online: runs before and after online training, one a dataset; an Ablation's are
-    OUT/dyenet and OUT/dyenet-online. UserError if a folder holds no such run, or two are of the
-    same dataset.
+    OUT/dyenet and OUT/dyenet-online. UserError if a folder holds no such run, is among both, or
+    two are of the same dataset.
     """
+    if both := {path.resolve() for path in offline} & {path.resolve() for path in online}:
+        raise UserError(f"{both.pop()}: given as before and as after online training; give it once")
     runs = {False: _by_place(offline), True: _by_place(online)}
 
     def ours(row: Published) -> Iterable[tuple[Any, ...]]:

@@ -23,8 +23,7 @@ def with_precision(settings: RunSettings, device: str) -> RunSettings:
     slower than fp32. The machine that plans a run decides for all that share in it.
     UserError for another device than those of DEVICES.
     """
-    if device not in DEVICES:
-        raise UserError(f"--device {device}: must be one of {', '.join(DEVICES)}")
+    _check(device)
     if settings.run.precision != "auto":
         return settings
     gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
@@ -36,13 +35,22 @@ def with_precision(settings: RunSettings, device: str) -> RunSettings:
 
 @lru_cache(maxsize=1)
 def device(asked: str) -> str:
-    """`auto` as cuda where there is one; UserError for cuda where there is none."""
+    """`auto` as cuda where there is one.
+
+    UserError for cuda where there is none, and for another than those of DEVICES.
+    """
     import torch
 
+    _check(asked)
     found = torch.cuda.is_available()
     if asked == "cuda" and not found:
         raise UserError("--device cuda: this machine has no CUDA device; use --device cpu or auto")
     return "cuda" if asked != "cpu" and found else "cpu"
+
+
+def _check(device: str) -> None:
+    if device not in DEVICES:
+        raise UserError(f"--device {device}: must be one of {', '.join(DEVICES)}")
 
 
 def kept_bytes() -> int:
