@@ -560,7 +560,7 @@ def test_table5_of_three_datasets(
     line = next(row for row in printed.splitlines() if "DyeNet (offline)" in row and "run" in row)
     assert line.split()[-4:] == [*(f"{value:.1f}" for value in j[:3]), "-"]
     for run in (*runs, online):
-        assert f"{run}: profile {described(reports.read_run(run)['settings'])}\n" in printed
+        assert f"{run}: profile {described(reports.read_run(Path(run))['settings'])}\n" in printed
     for wrong, message in (
         ([*runs, runs[0]], "both of davis16 val; give one"),
         ([*runs, "--online", f"{runs[0]}/."], "as before and as after online training"),
