@@ -8,8 +8,6 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 
-from PIL import Image as Pillow
-
 from pipeline.datasets.frames import Clip
 from pipeline.datasets.layout import IMAGES, in_order, picture_files
 from pipeline.datasets.masks import SUFFIXES as DRAWN
@@ -21,6 +19,7 @@ from pipeline.datasets.masks.pictures import (
     disjoint,
     form_of,
     numbers_of,
+    opened,
     turn_to,
 )
 from pipeline.datasets.masks.shapes import MOST
@@ -162,7 +161,7 @@ def _colours(files: Sequence[Path], name: str) -> dict[int, int]:
     found = []
     for path in files:
         try:
-            with Pillow.open(path) as image:
+            with opened(path) as image:
                 found.append(colours(image))
         except Exception as error:
             raise UserError(f"video {name}: mask {path} cannot be read as a picture") from error

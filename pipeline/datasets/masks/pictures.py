@@ -123,12 +123,19 @@ class Apart:
         return mask
 
 
+def opened(path: Path) -> Pillow.Image:
+    """A picture before it is decoded; OSError for what is no regular file: a pipe has no end."""
+    if not path.is_file():
+        raise OSError(f"{path} is no regular file")
+    return Pillow.open(path)
+
+
 def disjoint(paths: Sequence[Path]) -> bool:
     """Whether black-and-white pictures show objects that do not overlap, hence not the same one."""
     together = None
     for path in paths:
         try:
-            with Pillow.open(path) as image:
+            with opened(path) as image:
                 shown = one_object(index_values(image, str(path))) == 1
         except Exception:
             return False
@@ -218,7 +225,7 @@ def form_of(path: Path, where: str) -> str | None:
     channel, for one whose colours are object numbers, and for one that cannot be read.
     """
     try:
-        with Pillow.open(path) as image:
+        with opened(path) as image:
             if image.mode not in ("RGBA", "LA", "PA"):
                 return None
             seen = np.array(image.convert("RGBA")).astype(np.uint32)
@@ -255,7 +262,7 @@ def laid(frames: FrameSource, j: int) -> Laid | None:
 
 def _laid(path: Path) -> Laid | None:
     try:
-        with Pillow.open(path) as image:
+        with opened(path) as image:
             turn = int(image.getexif().get(ORIENTATION, UNTURNED))
             return (image.height, image.width), turn if turn in TURNS else UNTURNED
     except Exception:  # the reader says what is wrong with it
@@ -264,6 +271,8 @@ def _laid(path: Path) -> Laid | None:
 
 @lru_cache(maxsize=16)
 def _laid_film(path: Path) -> Laid | None:
+    if not path.is_file():
+        return None
     capture = cv2.VideoCapture(str(path))
     try:
         degrees = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
@@ -284,7 +293,7 @@ def turn_to(mask: Path, frames: FrameSource, j: int, asked: str | None, where: s
     was asked.
     """
     try:
-        with Pillow.open(mask) as image:
+        with opened(mask) as image:
             size, own = (image.height, image.width), image.getexif().get(ORIENTATION)
     except Exception:  # the reader says what is wrong with it
         return UNTURNED
