@@ -75,9 +75,20 @@ AGAIN = {
 """settings with which the object that left is like no template but one of the second iteration"""
 
 
-@pytest.mark.parametrize("changed", [{}, AGAIN])
+@pytest.mark.parametrize(
+    ("changed", "found_again"),
+    [
+        ({"run.variant": "dyenet"}, True),
+        ({"run.variant": "remp"}, False),
+        ({"run.variant": "remp-no-attention"}, False),
+        ({"run.variant": "msk"}, True),
+        ({"run.variant": "dyenet", **AGAIN}, True),
+        ({"run.variant": "dyenet", **AGAIN, "run.max_iterations": "1"}, False),
+    ],
+)
 def test_masks_equal_those_of_the_pipeline(
     changed: dict[str, str],
+    found_again: bool,
     place: Place,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,7 +99,7 @@ def test_masks_equal_those_of_the_pipeline(
     found = segment(place.frames, place.masks, networks, settings(changed))
     assert found.dtype == np.uint8 and found.shape == (FRAMES, *SIZE)
     np.testing.assert_array_equal(found, place.run(changed, tmp_path))
-    assert (found[-1] == 1).any()
+    assert (found[-1] == 1).any() == found_again
     for j, ids in GIVEN.items():
         for i in ids:
             np.testing.assert_array_equal(found[j] == i, place.masks[j] == i)
