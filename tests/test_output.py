@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -29,7 +30,7 @@ from pipeline.results.apart import check_apart
 from pipeline.results.claim import claim, release
 from pipeline.results.export import VideoResult, export_video, exported
 from pipeline.results.made import GRACE, sweep
-from pipeline.results.tables import report_is_current, unreported
+from pipeline.results.tables import gathered, report_is_current, unreported
 from stages.frames import open_frames
 from tests.test_export import files, gather, result
 from tests.test_export import run as asked
@@ -151,6 +152,19 @@ def test_damage_to_tables_is_seen_and_mended(
     assert shown(tmp_path, {"walk": KEYS, "run": KEYS})
     assert not shown(tmp_path, {"walk": {"tubes(2)": "def"}})
     assert not report_is_current(tmp_path, asked().defaults, {"walk": [KEYS]})
+
+
+def test_a_report_that_another_run_is_writing_is_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "walk")
+    other = result("run")
+    export_video(other, tmp_path)
+    with ThreadPoolExecutor() as pool:
+        with gathered(tmp_path, [other], asked()):
+            waiting = pool.submit(shown, tmp_path, {"walk": KEYS})
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            report_html(tmp_path)
+        assert waiting.result(timeout=60)
 
 
 def test_a_copy_of_the_folder_is_whole(tmp_path: Path) -> None:
