@@ -158,7 +158,7 @@ class VideoFile:
         self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
         self._longer = self._size[0] % 2, self._size[1] % 2
         self._file = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
-        stream = self._file.add_stream(_encoder(), _rate(fps), ENCODERS[_encoder()])
+        stream = self._file.add_stream(encoder(), _rate(fps), ENCODERS[encoder()])
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = (a + b for a, b in zip(self._size, self._longer, strict=True))
         stream.pix_fmt = "yuv420p"
@@ -191,7 +191,7 @@ class VideoFile:
 
 
 @lru_cache(maxsize=1)
-def _encoder() -> str:
+def encoder() -> str:
     """The name of what writes overlay videos; UserError if FFmpeg has nothing that does."""
     known = next((name for name in ENCODERS if name in av.codecs_available), None)
     if known is None:
