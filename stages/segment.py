@@ -1,7 +1,7 @@
 """The method as a whole: one clip in memory, in the paper's order.
 
-The pipeline runs the same stages as tasks, each with a cached artifact (docs/design.md, What
-flows); its masks equal those of segment().
+The pipeline runs the same stages as tasks, each with a cached artifact
+(docs/design.md, What flows); its masks equal those of segment().
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from models.networks import Networks
 from stages.settings import TrackletsSettings
 from stages.starts import extent, rank
-from stages.tracklets import Propagation, propagate, tracklets
+from stages.tracklets import Propagated, Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
 from tests import reference
-from tests.clip import FRAMES, Clip, Features, Flow, Tracks, make_clip, same
+from tests.clip import FRAMES, Clip, Features, Flow, make_clip, same
 from tests.networks import without
 
 Calls = list[tuple[int, int]]
@@ -34,7 +34,7 @@ def powerless() -> Networks:
 def run(
     starts: list[StartingPoint],
     wave: int = 4,
-    memo: Tracks | None = None,
+    memo: Propagated | None = None,
     accepted: tuple[Tracklet, ...] = (),
     iteration: int = 1,
     chosen: TrackletsSettings | None = None,
@@ -48,7 +48,7 @@ def run(
         accepted,
         iteration=iteration,
         wave=wave,
-        memo=Tracks() if memo is None else memo,
+        memo=Propagated() if memo is None else memo,
         progress=lambda done, total: None if calls is None else calls.append((done, total)),
     )
 
@@ -150,7 +150,7 @@ def test_waves_and_memo_do_not_change_a_byte(
     starts: list[StartingPoint], wave: int, skip: float
 ) -> None:
     chosen = TrackletsSettings(skip_iou=skip, abort_ratio=0.6)
-    memo = Tracks()
+    memo = Propagated()
     one = run(starts, 1, chosen=chosen)
     many = run(starts, wave, memo, chosen=chosen)
     # weights that cannot propagate: all of it comes from the memo
@@ -199,7 +199,7 @@ def test_nothing_more_is_propagated_for_a_settled_object() -> None:
 
 
 def test_the_memo_serves_another_similarity_and_iteration() -> None:
-    memo = Tracks()
+    memo = Propagated()
     start = clip().start(2, 1)
     (first,) = run([start], memo=memo)
     other = replace(start, similarity=0.75)
@@ -225,12 +225,12 @@ def test_given_masks_join_the_memory_of_every_tracklet() -> None:
 
 
 def test_a_skipped_member_of_a_wave_goes_to_the_memo_only() -> None:
-    memo = Tracks()
+    memo = Propagated()
     start = clip().start(2, 1)
     near = replace(start, similarity=0.8, box=start.box + np.float32(0.25))
     assert len(run([start, near], wave=2, memo=memo)) == 1
     assert len(memo.known) == 2
-    narrow = Tracks()
+    narrow = Propagated()
     assert len(run([start, near], wave=1, memo=narrow)) == 1
     assert len(narrow.known) == 1
 
