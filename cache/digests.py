@@ -6,9 +6,10 @@ where two write at once, what one of them added is computed again later.
 
 from __future__ import annotations
 
+import errno
 import hashlib
-import json
 import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -37,13 +38,13 @@ class FileDigests:
     def digest(self, path: str | Path) -> str:
         """blake2b-128 of a file's bytes, 32 hexadecimal digits. OSError if it is unreadable."""
         path = Path(os.path.abspath(path))  # noqa: PTH100 - links may lead elsewhere tomorrow
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         known = self._folder(path.parent).get(path.name)
         if known is not None and known[0] == stamp:
             return known[1]
         read_at = time.time_ns()
         digest = _read(path)
-        if _stamp(path) == stamp and read_at - max(stamp[1:3]) >= RACY_NS:
+        if stamp_of(path) == stamp and read_at - max(stamp[1:3]) >= RACY_NS:
             self._folders[path.parent][path.name] = (stamp, digest)
             self._new.setdefault(path.parent, {})[path.name] = (stamp, digest)
         return digest
@@ -53,7 +54,7 @@ class FileDigests:
         for folder, new in self._new.items():
             path = self._path(folder)
             with suppress(OSError):
-                files.write_file(path, json.dumps({**_load(path), **new}).encode())
+                files.write_record(path, {**_load(path), **new})
         self._new.clear()
 
     def __enter__(self) -> FileDigests:
@@ -72,8 +73,16 @@ class FileDigests:
         return self._root / f"{name}.json"
 
 
-def _stamp(path: Path) -> Stamp:
+def bytes_digest(data: bytes) -> str:
+    """What digest() says of a file that holds these bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What changes when a file is written to. OSError if it is no regular file."""
     status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
@@ -87,9 +96,4 @@ def _read(path: Path) -> str:
 
 def _load(path: Path) -> Folder:
     """A folder's memo; empty if there is none, or none that can be read."""
-    try:
-        return {
-            name: (stamp, digest) for name, (stamp, digest) in json.loads(path.read_bytes()).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+    return {name: (stamp, digest) for name, (stamp, digest) in files.read_record(path).items()}

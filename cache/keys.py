@@ -35,6 +35,8 @@ def short(key: str) -> str:
 
 
 def _check(value: Any) -> None:
+    if isinstance(value, str):
+        return
     if isinstance(value, Mapping):
         for name, item in value.items():
             if not isinstance(name, str):

@@ -1,4 +1,4 @@
-"""Memos: results that outlive the run that needed them, beside its artifacts.
+"""Memos: results that outlive the run that needed them, next to its artifacts.
 
 Both are made of immutable files below `<root>/memo/`, so nothing is locked and a killed
 process harms nothing. A damaged file counts as forgotten. `reached` are the keys that

@@ -4,26 +4,43 @@ Every call that records something new for a run writes a file of its own, named 
 below `<root>/runs/<id>/`: tasks of one run end at the same time on several machines, and none
 must lose what another recorded. `<root>/runs/<id>.json`, a run's whole record, is of an older
 version and counts as well.
+
+A file was last used when a run that reaches it was last planned, which is the time of its record:
+so reading writes nothing, and the root may be mounted without access times.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from cache.files import BAD, TEMPORARY, CacheError, reporting, write_file
+from cache.files import (
+    BAD,
+    GRACE_S,
+    TEMPORARY,
+    CacheError,
+    reporting,
+    set_aside,
+    trouble,
+    write_file,
+)
+from cache.holds import file_time, holds
 from cache.keys import key, short
 from cache.schemas import SCHEMAS
 from cache.store import Store
 
 CHEAPEST = ("features", "flow")
-"""what goes first when space is short: large, and quick to compute anew"""
+"""what goes first of a run when space is short: large, and quick to compute anew"""
 
 ORPHANED = "orphaned temporary file"
+OURS = re.compile(r"([0-9a-f]{16}-)?[0-9a-f]{16}\.h5(\.[0-9a-f]+\.tmp|\.bad)?")
+"""names of files below a stage's folder; others are not this program's"""
 
 
 class Prunable(NamedTuple):
@@ -65,6 +82,10 @@ class Record(TypedDict):
     memo_keys: list[str]
 
 
+Runs = Mapping[str, Mapping[Path, Record]]
+"""Records by run and file."""
+
+
 def record_run(
     store: Store, run_id: str, keys: Iterable[str], memo_keys: Iterable[str] = ()
 ) -> None:
@@ -75,8 +96,12 @@ def record_run(
     """
     reached = {"keys": sorted({*keys}), "memo_keys": sorted({*memo_keys})}
     path = store.root / "runs" / run_id / f"{short(key(reached))}.json"
-    with reporting(path):
+    try:
         write_file(path, json.dumps({"time": time.time(), **reached}, indent=1).encode())
+    except OSError as error:
+        # One that is there says the same, of an earlier time.
+        if not path.exists():
+            raise trouble(path, error) from error
 
 
 def prune(
@@ -84,7 +109,7 @@ def prune(
     *,
     stages: Collection[str] | None = None,
     max_bytes: int | None = None,
-    min_age_s: float = 3600,
+    min_age_s: float = GRACE_S,
     keep_runs: int | None = None,
     delete: bool = False,
 ) -> list[Prunable]:
@@ -92,33 +117,61 @@ def prune(
 
     That is: what no kept run reached, orphaned temporary files, damaged files, and the
     records of runs not kept; then, while more than max_bytes would stay, files that runs
-    did reach: features and flow first, oldest first. Nothing younger than min_age_s
-    goes, since a run under way may be about to use it. stages: only their files (and only
-    they count for max_bytes). keep_runs: only the newest so many runs count; None: all.
-    Raises CacheError if a record cannot be read (what it reached would be lost), and
-    ValueError for an unknown stage.
+    did reach: the least recently used first, of one run features and flow first. Nothing
+    younger than min_age_s goes. While other processes work on runs (cache.holds), nothing goes
+    that those runs reach, nor what is younger than the oldest of the processes: it may be about
+    to use it. stages: only their files (and only they count for max_bytes). keep_runs: only the
+    newest so many runs count, and those that are worked on; None: all. Raises CacheError for an
+    unknown stage and if a record is damaged (what it reached would be lost), which is then set
+    aside.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
-        raise ValueError(f"no such stage: {', '.join(sorted(unknown))}")
-    kept, dropped = _runs(store, keep_runs)
-    marked = {short(k) for record in kept for k in (*record["keys"], *record["memo_keys"])}
+        raise CacheError(
+            f"no such stage: {', '.join(sorted(unknown))}; there are {', '.join(SCHEMAS)}"
+        )
+    # Listed before the holds are read: a run that begins later finds out itself what is gone.
     entries = [e for e in _entries(store) if stages is None or e.stage in stages]
-    oldest = time.time() - min_age_s
-    found = [
-        Prunable(e.path, e.bytes, reason)
-        for e in entries
-        if e.modified <= oldest and (reason := _reason(e, marked))
-    ]
-    if stages is None:
-        found += _drafts(store, oldest)
+    drafts = list(_drafts(store)) if stages is None else []
+    held = [hold for hold in holds(store.root) if not hold.mine]
+    working = {hold.run_id for hold in held if hold.live}
+    began = [hold.began for hold in held if hold.live]
+    oldest = min([file_time(store.root) - min_age_s, *began])
+    runs = _runs(store)
+    kept = _newest(runs, keep_runs) | working
+    used, needed = _last_use(runs, kept), _last_use(runs, working)
+    old = [e for e in entries if e.modified <= oldest]
+    found = [Prunable(e.path, e.bytes, reason) for e in old if (reason := _reason(e, used))]
     if max_bytes is not None:
-        found += _excess(entries, {p.path for p in found}, max_bytes, oldest)
-    found += [Prunable(path, path.stat().st_size, "record of a run not kept") for path in dropped]
+        excess = sum(e.bytes for e in entries) - sum(item.bytes for item in found) - max_bytes
+        free = [e for e in old if not _reason(e, used) and e.name not in needed]
+        found += _excess(free, used, excess)
+    found += [Prunable(e.path, e.bytes, ORPHANED) for e in drafts if e.modified <= oldest]
+    found += [Prunable(hold.path, 0, "of a killed process") for hold in held if not hold.live]
+    dropped = [path for run_id in set(runs) - kept for path in sorted(runs[run_id])]
+    found += [Prunable(path, _bytes(path), "record of a run not kept") for path in dropped]
     if delete:
         for item in found:
             with reporting(item.path):
                 item.path.unlink(missing_ok=True)
     return found
+
+
+def sweep(store: Store) -> None:
+    """Remove the drafts of killed writers among records and digests, once older than GRACE_S.
+
+    Those beside an artifact are swept when it is written.
+    """
+    oldest = file_time(store.root) - GRACE_S
+    for draft in _drafts(store):
+        if draft.modified <= oldest:
+            with suppress(OSError):
+                draft.path.unlink()
+
+
+def stage_files(store: Store, stage: str) -> list[Path]:
+    """Files below a stage's folder, also temporary and damaged ones; none of other programs."""
+    found = (store.root / SCHEMAS[stage].folder).glob("*/*/*.*")
+    return sorted(path for path in found if OURS.fullmatch(path.name))
 
 
 def usage(store: Store) -> dict[str, Usage]:
@@ -130,66 +183,93 @@ def usage(store: Store) -> dict[str, Usage]:
     return total
 
 
-def _reason(entry: Entry, marked: Collection[str]) -> str:
+def _reason(entry: Entry, used: Collection[str]) -> str:
     """Why a file may go; empty if it may not."""
     if entry.path.suffix == TEMPORARY:
         return ORPHANED
     if entry.path.suffix == BAD:
         return "damaged"
-    return "" if entry.name in marked else "reached by no kept run"
+    return "" if entry.name in used else "reached by no kept run"
 
 
-def _drafts(store: Store, oldest: float) -> Iterator[Prunable]:
-    """Orphans outside the stages' folders: of run records, digests and probes."""
+def _drafts(store: Store) -> Iterator[Entry]:
+    """Drafts outside the stages' folders: of run records, digests and probes."""
     for pattern in (f"*{TEMPORARY}", f"*/*{TEMPORARY}", f"*/*/*{TEMPORARY}"):
         for path in store.root.glob(pattern):
-            status = path.stat()
-            if status.st_mtime <= oldest:
-                yield Prunable(path, status.st_size, ORPHANED)
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                yield Entry(path, "", status.st_size, status.st_mtime)
 
 
-def _excess(
-    entries: Iterable[Entry], going: Collection[Path], max_bytes: int, oldest: float
-) -> Iterator[Prunable]:
-    staying = sorted(
-        (e for e in entries if e.path not in going),
-        key=lambda e: (e.stage not in CHEAPEST, e.modified, e.path),
-    )
-    excess = sum(e.bytes for e in staying) - max_bytes
-    for entry in staying:
-        if excess > 0 and entry.modified <= oldest:
-            excess -= entry.bytes
-            yield Prunable(entry.path, entry.bytes, "over the size limit")
+def _excess(entries: Iterable[Entry], used: Mapping[str, float], excess: int) -> Iterator[Prunable]:
+    """The least recently used, until they have `excess` bytes."""
+    for entry in sorted(
+        entries, key=lambda e: (used[e.name], e.stage not in CHEAPEST, e.modified, e.path)
+    ):
+        if excess <= 0:
+            return
+        excess -= entry.bytes
+        yield Prunable(entry.path, entry.bytes, "over the size limit")
 
 
 def _entries(store: Store) -> Iterator[Entry]:
-    for stage, schema in SCHEMAS.items():
-        for path in sorted((store.root / schema.folder).glob("*/*/*.*")):
-            try:
+    for stage in SCHEMAS:
+        for path in stage_files(store, stage):
+            with suppress(FileNotFoundError):
                 status = path.stat()
-            except FileNotFoundError:
-                continue
-            yield Entry(path, stage, status.st_size, status.st_mtime)
+                yield Entry(path, stage, status.st_size, status.st_mtime)
 
 
-def _runs(store: Store, keep: int | None) -> tuple[list[Record], list[Path]]:
-    """Records of the runs that count, and the paths of the other records."""
+def _bytes(path: Path) -> int:
+    """Size of a file; 0 if it is gone."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _runs(store: Store) -> Runs:
+    """The records of all runs."""
     folder = store.root / "runs"
     runs: dict[str, dict[Path, Record]] = {}
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")]):
         run_id = path.stem if path.parent == folder else path.parent.name
-        runs.setdefault(run_id, {})[path] = _load(path)
-    newest = sorted(
-        runs.values(), key=lambda run: max(record["time"] for record in run.values()), reverse=True
-    )
-    count = len(newest) if keep is None else keep
-    kept = [record for run in newest[:count] for record in run.values()]
-    return kept, [path for run in newest[count:] for path in run]
+        with suppress(FileNotFoundError):
+            runs.setdefault(run_id, {})[path] = _load(path)
+    return {run_id: records for run_id, records in runs.items() if records}
+
+
+def _newest(runs: Runs, count: int | None) -> set[str]:
+    """The newest so many runs; all if None."""
+    last = {run_id: max(r["time"] for r in records.values()) for run_id, records in runs.items()}
+    return set(sorted(last, key=last.__getitem__, reverse=True)[:count])
+
+
+def _last_use(runs: Runs, chosen: Collection[str]) -> dict[str, float]:
+    """When a chosen run was last planned or ended that reaches a file, by the file's digits."""
+    used: dict[str, float] = {}
+    for run_id in set(runs) & set(chosen):
+        for record in runs[run_id].values():
+            for reached in (*record["keys"], *record["memo_keys"]):
+                name = short(reached)
+                used[name] = max(used.get(name, 0.0), record["time"])
+    return used
 
 
 def _load(path: Path) -> Record:
+    """A record; CacheError if it is damaged. Those in a run's folder are named after their keys."""
     try:
         record = json.loads(path.read_bytes())
-        return Record(time=record["time"], keys=record["keys"], memo_keys=record["memo_keys"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CacheError(f"{path} is no record of a run: remove it to prune") from error
+        keys, memo_keys = record["keys"], record["memo_keys"]
+        name = short(key({"keys": keys, "memo_keys": memo_keys}))
+        if path.parent.name == "runs" or path.stem == name:
+            return Record(time=float(record["time"]), keys=keys, memo_keys=memo_keys)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        pass
+    set_aside(path)
+    raise CacheError(
+        f"{path} is damaged, and set aside: run its command once more, which records anew what it "
+        "reaches, or prune again without it"
+    )

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from cache import keys
 from cache.files import BAD, DamagedArtifact, MissingArtifact, trouble
 from cache.schemas import Schema
 from cache.writer import LARGEST_CHUNK, contents, is_text
@@ -74,7 +75,8 @@ class Reader:
         attributes = dict(self._file.attrs)
         if attributes.get("complete") != 1:
             raise ValueError("it is incomplete")
-        if not attributes["key"].decode().startswith(key):
+        self.key: str = attributes["key"].decode()
+        if not self.key.startswith(key):
             raise ValueError("it belongs to another key")
         self.content: dict[str, Any] = json.loads(attributes["recipe"])
         self.inputs: dict[str, str] = json.loads(attributes["inputs"])
@@ -94,6 +96,15 @@ class Reader:
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Everything, in memory."""
         return {name: self[name][:] for name in self._datasets}
+
+    def verify(self) -> None:
+        """Check the recipe against the key, and every chunk against its checksum."""
+        with self.guard(*MALFORMED):
+            if keys.key(self.content) != self.key:
+                raise ValueError("its recipe is not that of its key")
+            for dataset in self._datasets.values():
+                for chunk in dataset.iter_chunks() if dataset.size else ():
+                    dataset[chunk]
 
     def close(self) -> None:
         if self._file is not None:

@@ -372,6 +372,23 @@ frame as it is scaled for the networks (setting `frames.height`).
 | wall_seconds | how long that took |
 | complete | 1 |
 
+## Care
+
+`dyenet verify` reads every artifact, recipe, record and digest and sets aside as `.bad` what is
+not as it was written. `dyenet prune` lists what no kept run reaches, with `--max-size` also what
+runs do reach, the least recently used first. An artifact was last used when a run that reaches it
+was last planned, which that run records in `<root>/runs/`; reading writes nothing. While a process
+works on a run it keeps a file below `<root>/working/` young, and nothing is pruned that its run
+reaches or that was made since it began. The file of a killed process counts for three minutes
+more.
+
+With `--keep results` a video's features, flow, proposals, embeddings, search and evidence are
+removed once it is exported, unless another run under way reaches them. A sweep makes what its
+values share once. A later run with other settings makes them again; how long they took is missing
+in the report ([measurements.md](measurements.md#speed-and-memory) has the cost).
+
+## Fields
+
 | Symbol | Meaning |
 |---|---|
 | T | frames |

@@ -92,6 +92,7 @@ class Store:
                 writer.abandon()
             with reporting(path):
                 files.publish(draft, path)
+                files.sweep_drafts(path)
         finally:
             draft.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""Writing one artifact: checked against its schema, compressed beside the computation.
+"""Writing one artifact: checked against its schema, compressed while the computation goes on.
 
 HDF5 must not meet a full disk: if it fails while it closes a file, it can take the process
 down at exit. So small artifacts are built in memory, and before a large one grows, Python
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cache import files
-from cache.files import reporting, trouble
+from cache.files import UnfitValues, reporting, trouble
 from cache.schemas import FILTERS, Field, Schema
 
 Array = npt.NDArray[Any]
@@ -250,11 +250,16 @@ def is_text(dtype: np.dtype[Any]) -> bool:
 
 
 def _numbers(field: Field, value: npt.ArrayLike) -> Array:
-    if isinstance(value, np.ndarray):
-        if value.dtype != field.dtype:
-            raise ValueError(f"{field.name} is {value.dtype}, not {field.dtype}")
-        return value
-    return np.asarray(value, field.dtype)
+    if not isinstance(value, np.ndarray):
+        value = np.asarray(value, field.dtype)
+    if value.dtype != field.dtype:
+        raise ValueError(f"{field.name} is {value.dtype}, not {field.dtype}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise UnfitValues(
+            f"{field.name} of this artifact came out as NaN or infinite, so it is not kept; use "
+            "other weights, or run.precision = fp32"
+        )
+    return value
 
 
 def _text(value: str | list[str]) -> Array:

@@ -3,7 +3,7 @@
 ResNet's conv1 to conv4_x with conv4_x at stride 1 and dilated; MobileNetV2's blocks
 treated alike, with three depths normalised and joined, because its last layer alone
 forgets what a matched part looks like. Two networks may be joined in the same way: what
-was learnt for classes and what was learnt for segments tell different things apart.
+was learnt for classes and what was learnt for segments distinguish different things.
 """
 
 from __future__ import annotations

@@ -6,9 +6,30 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.backbone import BACKBONES
+from models.errors import BadWeights
 
 LATER = ("mask_input", "scale_attention")
 """fields that the first weights files do not name"""
+
+
+CHANNELS = (1, 8192)
+SIDES = (1, 256)
+BOUNDS = {
+    "roi_size": SIDES,
+    "margin": (0, 4),
+    "fusion": CHANNELS,
+    "planes": CHANNELS,
+    "blocks": (1, 64),
+    "hidden": CHANNELS,
+    "reid_planes": CHANNELS,
+    "reid_size": SIDES,
+    "embedding": CHANNELS,
+    "rpn_width": CHANNELS,
+    "fine_channels": CHANNELS,
+    "memory_keys": CHANNELS,
+}
+"""least and largest value of what is a number"""
+NORMS = ("frozen", "group")
 
 
 @dataclass(frozen=True)
@@ -59,10 +80,21 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone = {self.backbone!r}: must be one of {', '.join(BACKBONES)}")
+            raise BadWeights(f"backbone = {self.backbone!r}: must be one of {', '.join(BACKBONES)}")
         if self.refine not in (1, 2, 4):
-            raise ValueError(f"refine = {self.refine}: must be 1, 2 or 4")
+            raise BadWeights(f"refine = {self.refine}: must be 1, 2 or 4")
+        if self.norm not in NORMS:
+            raise BadWeights(f"norm = {self.norm!r}: must be one of {', '.join(NORMS)}")
+        for name, (low, high) in BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise BadWeights(f"{name} = {getattr(self, name)}: must be {low} to {high}")
         object.__setattr__(self, "anchors", tuple(self.anchors))
+        if (
+            not self.anchors
+            or len(self.anchors) > 32
+            or not all(1 <= a <= 8192 for a in self.anchors)
+        ):
+            raise BadWeights("anchors: must be 1 to 32 sides of 1 to 8192 px")
 
     @property
     def mask_size(self) -> int:

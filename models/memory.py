@@ -42,46 +42,63 @@ class Memory(NamedTuple):
     age: Tensor
     """(N,) frames since the starting frame"""
 
-    def beside(self, given: Sequence[tuple[Memory, bool]], cells: int) -> Memory:
-        """Joined by what given masks show, each with whether it is of the same object.
+    def roi(self, cells: int) -> Memory:
+        """The cells of the starting frame that lie in the object's own RoI; cells: m * m."""
+        return self._replace(
+            keys=self.keys[..., :cells].contiguous(), sides=self.sides[:, :cells]
+        ).origin()
 
-        cells: m * m; the first so many of a memory are those of its object's own RoI. What
-        another object covers there belongs to the rest; what it does not cover tells nothing.
+    def with_given(self, given: Given) -> Memory:
+        """Joined by what given masks show in their RoIs.
+
+        What another object covers there belongs to the rest; what it does not cover tells nothing.
         """
         keys, sides = [self.keys], [self.sides]
         for other, same in given:
-            side = other.sides[:, :cells]
+            side = other.sides
             rest = torch.stack((torch.zeros_like(side[..., 0]), side[..., 0]), 2)
-            keys.append(other.keys[..., :cells])
+            keys.append(other.keys)
             sides.append(side if same else rest)
         return self._replace(keys=torch.cat(keys, 2), sides=torch.cat(sides, 1))
 
-    def apart(self, cells: int, frames: Sequence[int]) -> Memory:
-        """N objects, each joined by what the others of its frame show, as beside().
+    def with_others(self, cells: int, frames: Sequence[int]) -> Memory:
+        """N objects, each joined by what the others of its frame show, as with_given().
 
-        frames: of each object, which frame it is in. Rows that know fewer others end in cells of
-        no side.
+        cells: m * m. frames: of each object, which frame it is in.
         """
         rows = [Memory(*(part[n : n + 1] for part in self)) for n in range(len(self.age))]
-        joined = [
-            row.beside(
-                [(rows[m], False) for m, frame in enumerate(frames) if m != n and frame == own],
-                cells,
-            )
-            for n, (row, own) in enumerate(zip(rows, frames, strict=True))
-        ]
-        most = max(row.keys.shape[2] for row in joined)
-        even = []
-        for row in joined:
-            blank = most - row.keys.shape[2]
-            keys, sides = F.pad(row.keys, (0, blank)), F.pad(row.sides, (0, 0, 0, blank))
-            even.append(row._replace(keys=keys, sides=sides))
-        return Memory(*map(torch.cat, zip(*even, strict=True)))
+        others = [row.roi(cells) for row in rows]
+        return stack(
+            [
+                row.with_given(
+                    [(others[m], False) for m, at in enumerate(frames) if m != n and at == own]
+                )
+                for n, (row, own) in enumerate(zip(rows, frames, strict=True))
+            ]
+        )
 
     def origin(self) -> Memory:
         """The starting frame alone."""
-        none = self.later_keys[:, :, :0], self.later_sides[:, :0]
-        return self._replace(later_keys=none[0], later_sides=none[1])
+        keys, sides = self.later_keys[:, :, :0], self.later_sides[:, :0]
+        # copies, since a view keeps all of the later frames in memory
+        return self._replace(later_keys=keys.clone(), later_sides=sides.clone())
+
+
+Given = Sequence[tuple[Memory, bool]]
+"""what given masks show in their RoIs (Memory.roi), each with whether it is of the same object"""
+
+
+def stack(memories: Sequence[Memory]) -> Memory:
+    """One memory over the objects of several; rows that know fewer cells end in some of no side."""
+    if len(memories) == 1:
+        return memories[0]
+    most = max(memory.keys.shape[2] for memory in memories)
+    even = []
+    for memory in memories:
+        blank = most - memory.keys.shape[2]
+        keys, sides = F.pad(memory.keys, (0, blank)), F.pad(memory.sides, (0, 0, 0, blank))
+        even.append(memory._replace(keys=keys, sides=sides))
+    return Memory(*map(torch.cat, zip(*even, strict=True)))
 
 
 class AppearanceMemory(nn.Module):
@@ -143,17 +160,21 @@ class AppearanceMemory(nn.Module):
         Returns (N, 3, m, m): soft maximum of the cosines to the object's cells, the same to
         the rest, and the label read by softmax over all cells.
         """
+        guide = self.compare(self.keys(x), memory)
+        return guide.reshape(len(x), CHANNELS, *x.shape[-2:])
+
+    def compare(self, keys: Tensor, memory: Memory) -> Tensor:
+        """As forward(), of keys(x) (N, K, cells): (N, 3, cells)."""
         sharpness = self.sharpness.exp()
-        keys = torch.cat((memory.keys, memory.later_keys), 2)
+        known = torch.cat((memory.keys, memory.later_keys), 2)
         sides = torch.cat((memory.sides, memory.later_sides), 1)
         # whole blocks of cells round alike on any number of threads; the added ones have no side
-        blank = -keys.shape[-1] % BLOCK
-        keys, sides = F.pad(keys, (0, blank)), F.pad(sides, (0, 0, 0, blank)).transpose(1, 2)
-        queries = self.keys(x).transpose(1, 2) * sharpness
+        blank = -known.shape[-1] % BLOCK
+        known, sides = F.pad(known, (0, blank)), F.pad(sides, (0, 0, 0, blank)).transpose(1, 2)
+        queries = keys.transpose(1, 2) * sharpness
         # one product gives the mass of both sides; its logarithm is a soft maximum
-        weights = torch.exp_((queries @ keys).float().sub_(sharpness))
+        weights = torch.exp_((queries @ known).float().sub_(sharpness))
         mass = (sides @ weights.transpose(1, 2)).float() + FLOOR
         best = 1 + mass.log() / sharpness
         read = mass[:, :1] / mass.sum(1, keepdim=True)
-        guide = torch.cat((best, read), 1)
-        return guide.reshape(len(x), CHANNELS, *x.shape[-2:])
+        return torch.cat((best, read), 1)

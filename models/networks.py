@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from models import geometry, propagation
 from models.backbone import STRIDE, fold_batch_norms, leave_cudnn, pin_kernels
 from models.config import Architecture
+from models.errors import BadWeights
 from models.mask_network import MaskNetwork
-from models.memory import Memory
+from models.memory import Given, Memory, stack
 from models.propagation import Recurrence
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
@@ -40,6 +41,8 @@ STEP_CHUNK = {"cpu": 1, "cuda": 8}
 """objects that step() runs together: one alone fills a CPU"""
 
 Array = npt.NDArray[np.float32]
+Half = npt.NDArray[np.float16] | Tensor
+"""features of a frame, as they lie in an artifact, or on the device already"""
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -133,57 +136,59 @@ class Networks:
             yield
 
     def need(self, name: str, kind: type[Module]) -> Module:
-        """A module of MODULES by name and class; ValueError names what the weights file lacks."""
+        """A module of MODULES by name and class; BadWeights names what the weights file lacks."""
         module = self.modules.get(name)
         if not isinstance(module, kind):
-            raise ValueError(f"the weights hold no module {name!r}, which this stage needs")
+            raise BadWeights(f"the weights hold no module {name!r}, which this stage needs")
         return module
 
-    def tensor(self, array: npt.NDArray[np.generic]) -> Tensor:
-        """An array on this device as float32."""
-        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self.device).float()
+    def tensor(self, values: npt.NDArray[np.generic] | Tensor) -> Tensor:
+        """Values on this device as float32."""
+        if not isinstance(values, Tensor):
+            values = torch.from_numpy(np.require(values, requirements=["C", "W"]))
+        return values.to(self.device).float()
 
-    def frame(self, array: npt.NDArray[np.generic]) -> Tensor:
+    def frame(self, values: npt.NDArray[np.generic] | Tensor) -> Tensor:
         """(C, h, w) to (1, C, h, w) float32 on this device."""
-        return self.tensor(array)[None]
+        return self.tensor(values)[None]
 
     # --- Re-ID -------------------------------------------------------------------
 
-    def embed(self, f: npt.NDArray[np.float16], boxes: Array) -> Array:
+    def embed(self, f: Half, boxes: Array) -> Array:
         """Embeddings of boxes (N, 4) px in features (C, h, w): (N, 256), unit length."""
         network, count = self.need("reid", ReIDNetwork), EMBED_CHUNK[self.device.type]
-        look = partial(self.embedded, network)
-        if not network.learnt:
-            look, count = partial(self.pooled, network), SHORTCUT_CHUNK
+        if not len(boxes):
+            return np.zeros((0, self.architecture.embedding), np.float32)
         with self.inference():
-            rows = self._by_chunks(look, network.scene(self.frame(f)), boxes, count)
-        none = np.zeros((0, self.architecture.embedding), np.float32)
-        return np.concatenate(rows) if rows else none
+            scene = network.scene(self.frame(f))
+            look = partial(self.embedded, network, scene)
+            if not network.learnt:
+                # once for all boxes: a pass over the features
+                look, count = partial(network.shortcut, scene[0].double()), SHORTCUT_CHUNK
+            return self._by_chunks(look, boxes, count)
 
-    def masks(self, f: npt.NDArray[np.float16], boxes: Array) -> npt.NDArray[np.uint8]:
+    def masks(self, f: Half, boxes: Array) -> npt.NDArray[np.uint8]:
         """Masks of the main instance in boxes (N, 4) px: (N, s, s) probability * 255."""
-        look = partial(self.drawn, self.need("mask", MaskNetwork))
-        side = self.architecture.mask_size
+        network, side = self.need("mask", MaskNetwork), self.architecture.mask_size
+        if not len(boxes):
+            return np.zeros((0, side, side), np.uint8)
         with self.inference():
-            rows = self._by_chunks(look, self.frame(f), boxes, MASK_CHUNK[self.device.type])
-        return np.concatenate(rows) if rows else np.zeros((0, side, side), np.uint8)
+            look = partial(self.drawn, network, self.frame(f))
+            return self._by_chunks(look, boxes, MASK_CHUNK[self.device.type])
 
     def _by_chunks(
-        self, look: Callable[[Tensor, Tensor], Tensor], f: Tensor, boxes: Array, count: int
-    ) -> list[npt.NDArray[Any]]:
-        """What look(f, boxes) gives for `count` boxes at a time, the last chunk padded."""
-        return [
-            look(f, self.tensor(padded))[:n].cpu().numpy() for padded, n in _padded(boxes, count)
-        ]
+        self, look: Callable[[Tensor], Tensor], boxes: Array, count: int
+    ) -> npt.NDArray[Any]:
+        """What look(boxes) gives for `count` boxes at a time, the last chunk padded."""
+        blank = -len(boxes) % count
+        padded = self.tensor(np.concatenate([boxes, np.repeat(boxes[-1:], blank, 0)]))
+        rows = [look(chunk) for chunk in padded.split(count)]
+        return torch.cat(rows)[: len(boxes)].cpu().numpy()
 
     def embedded(self, network: ReIDNetwork, scene: Tensor, boxes: Tensor) -> Tensor:
         """Re-ID vectors (N, 256) of boxes (N, 4) px in scene(f) (1, C, h, w)."""
         vectors: Tensor = network(self._cut(scene, boxes, self.architecture.reid_size))
         return vectors
-
-    def pooled(self, network: ReIDNetwork, scene: Tensor, boxes: Tensor) -> Tensor:
-        """As embedded(), where Re-ID is its shortcut alone."""
-        return network.shortcut(scene[0].double(), boxes)
 
     def drawn(self, network: MaskNetwork, f: Tensor, boxes: Tensor) -> Tensor:
         """Masks (N, s, s) uint8, probability * 255, of boxes (N, 4) px in features (1, C, h, w)."""
@@ -205,20 +210,19 @@ class Networks:
 
     def start(
         self,
-        f: npt.NDArray[np.float16],
-        fine: npt.NDArray[np.float16] | None,
+        f: Half,
+        fine: Half | None,
         boxes: Array,
         masks: npt.NDArray[np.uint8],
         *,
         plain: bool = False,
-        given: Sequence[tuple[Memory, bool]] = (),
+        given: Given = (),
     ) -> State:
         """State of N objects in one frame.
 
         f (C, h, w), fine (C4, h4, w4) or None, boxes (N, 4) px that the masks
         (N, t, t) probability * 255 fill (any side t). The RoI box of each object is that
-        of its mask's tight box. given: what given masks show (remember()), each with whether
-        it is of the same object.
+        of its mask's tight box. given: what given masks show in their RoIs.
         """
         remp = self._remp(plain)
         with self.inference():
@@ -237,19 +241,19 @@ class Networks:
         fine: Tensor | None,
         box: Tensor,
         mask: Tensor,
-        given: Sequence[tuple[Memory, bool]],
+        given: Given,
     ) -> Recurrence:
         """One object: f (1, C, h, w), box (1, 4) px, mask (1, t, t) in it, 0..255."""
         a = self.architecture
         index = torch.zeros(1, dtype=torch.long, device=f.device)
         roi, own = self._roi(box, mask)
         memory = propagation.memorise(remp, a, f, roi, own, index)
-        if memory is not None and given:
-            memory = memory.beside(given, a.roi_size**2)
-        return propagation.start(remp, a, f, fine, roi, own, index, memory)
+        known = None if memory is None else memory.with_given(given)
+        entered = propagation.start(remp, a, f, fine, roi, own, index, known)
+        return replace(entered, memory=memory, given=given)
 
     def remember(
-        self, f: npt.NDArray[np.float16], box: Array, mask: npt.NDArray[np.uint8], *, plain: bool
+        self, f: Half, box: Array, mask: npt.NDArray[np.uint8], *, plain: bool
     ) -> Memory | None:
         """What a given mask (t, t) in a box (4,) px shows; None without the extension."""
         index = torch.zeros(1, dtype=torch.long, device=self.device)
@@ -259,20 +263,23 @@ class Networks:
                 self._remp(plain), self.architecture, self.frame(f), roi, shown, index
             )
 
-    def recognise(self, f: npt.NDArray[np.float16], memory: Memory, *, plain: bool) -> Tensor:
-        """How surely each cell of a frame, FRAME_CELL px a side, shows the object: (h, w), 0..1.
+    def recognise(self, f: Half, memories: Sequence[Memory], *, plain: bool) -> Tensor:
+        """How surely each cell of a frame, FRAME_CELL px a side, shows each of K objects.
 
-        memory: of remember(), so without later frames. ValueError if Re-MP has no memory.
+        memories: of remember(), so without later frames. (K, h, w), 0..1. ValueError if Re-MP has
+        no memory.
         """
         with self.inference():
-            return self.shown(self._remp(plain), self.frame(f), memory)
+            return self.shown(self._remp(plain), self.frame(f), memories)
 
-    def shown(self, remp: ReMP, f: Tensor, memory: Memory) -> Tensor:
+    def shown(self, remp: ReMP, f: Tensor, memories: Sequence[Memory]) -> Tensor:
         """As recognise(), in features (1, C, h, w)."""
         if remp.memory is None:
             raise ValueError("this Re-MP has no appearance memory")
         x = propagation.whole_frame(f.to(remp.memory.project.weight))
-        return remp.memory(x, memory.origin())[0, -1]
+        keys = remp.memory.keys(x)
+        labels = [remp.memory.compare(keys, memory.origin())[0, -1] for memory in memories]
+        return torch.stack(labels).unflatten(1, x.shape[-2:])
 
     def _roi(self, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there."""
@@ -285,8 +292,8 @@ class Networks:
     def step(
         self,
         state: State,
-        f: npt.NDArray[np.float16],
-        fine: npt.NDArray[np.float16] | None,
+        f: Half,
+        fine: Half | None,
         flow: Array,
         *,
         plain: bool = False,
@@ -319,14 +326,8 @@ class Networks:
         index = torch.zeros(size, dtype=torch.long, device=f.device)
         joined = join([*parts, *[parts[-1]] * (size - len(parts))])
         moved = propagation.step(remp, self.architecture, joined, f, fine, flow, index)
-        return split(moved)[: len(parts)]
-
-
-def _padded(boxes: Array, count: int) -> Iterator[tuple[Array, int]]:
-    """Boxes (N, 4), `count` at a time, the last chunk padded; the real count."""
-    for first in range(0, len(boxes), count):
-        chunk = boxes[first : first + count]
-        yield np.concatenate([chunk, np.repeat(chunk[-1:], count - len(chunk), 0)]), len(chunk)
+        rows = split(moved)[: len(parts)]
+        return [_kept(now, before) for now, before in zip(rows, parts, strict=True)]
 
 
 def areas(parts: Sequence[Recurrence]) -> Array:
@@ -337,8 +338,8 @@ def areas(parts: Sequence[Recurrence]) -> Array:
 
 def join(parts: Sequence[Recurrence]) -> Recurrence:
     """One recurrence over all objects of several."""
-    memories = [p.memory for p in parts if p.memory is not None]
-    memory = Memory(*map(torch.cat, zip(*memories, strict=True))) if memories else None
+    memories = [p.memory.with_given(p.given) for p in parts if p.memory is not None]
+    memory = stack(memories) if memories else None
     return Recurrence(
         torch.cat([p.boxes for p in parts]),
         torch.cat([p.hidden for p in parts]),
@@ -349,7 +350,7 @@ def join(parts: Sequence[Recurrence]) -> Recurrence:
 
 
 def split(joined: Recurrence) -> list[Recurrence]:
-    """The inverse of join()."""
+    """One recurrence for each object of one; their memories hold what joined them."""
 
     def row(tensor: Tensor | None, i: int) -> Tensor | None:
         return None if tensor is None else tensor[i : i + 1]
@@ -366,3 +367,11 @@ def split(joined: Recurrence) -> list[Recurrence]:
         )
         for i in range(len(joined.boxes))
     ]
+
+
+def _kept(now: Recurrence, before: Recurrence) -> Recurrence:
+    """One object after a step; of the starting frame and the given masks it holds no copy."""
+    if now.memory is None or before.memory is None:
+        return now
+    memory = now.memory._replace(keys=before.memory.keys, sides=before.memory.sides)
+    return replace(now, memory=memory, given=before.given)

@@ -15,7 +15,7 @@ from torch import Tensor
 from models import geometry
 from models.backbone import FINE_STRIDE, STRIDE
 from models.config import Architecture
-from models.memory import Memory
+from models.memory import Given, Memory
 from models.remp import ReMP
 
 SURROUNDINGS = 1.0
@@ -41,6 +41,8 @@ class Recurrence:
     """of the last step (N, 1, s, s)"""
     attention: Tensor | None = None
     """a of the last step (N, 1, m, m)"""
+    given: Given = ()
+    """of one object: what joins its memory in every step, held once for all objects of a video"""
 
 
 def memorise(

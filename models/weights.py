@@ -20,18 +20,17 @@ from torch import Tensor, nn
 from cache.files import write_file
 from models.backbone import BACKBONES, Trunk
 from models.config import Architecture
+from models.errors import BadWeights
 from models.mask_network import MaskNetwork
 from models.msk import MSK
-from models.networks import Networks
+from models.networks import MODULES, Networks
 from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
 
 CARD = "dyenet"
-
-
-class BadWeights(ValueError):
-    """A weights file that cannot be used; one line that names the file and the reason."""
+STORED = (torch.float16, torch.float32, torch.float64, torch.int64)
+"""what tensors a file may hold"""
 
 
 def build(module: str, architecture: Architecture) -> nn.Module:
@@ -75,7 +74,8 @@ def save(
 def read_header(path: Path) -> dict[str, Any]:
     """The JSON card of a weights file: architecture, modules, data, recipe.
 
-    Raises BadWeights if the file is missing, truncated or not one of ours.
+    Raises BadWeights if the file is missing, truncated or not one of ours, or its card is not
+    what save() writes.
     """
     if not path.is_file():
         raise BadWeights(f"weights {path}: no such file (a name such as 'compact' or a path)")
@@ -88,38 +88,94 @@ def read_header(path: Path) -> dict[str, Any]:
         ) from error
     if CARD not in metadata:
         raise BadWeights(f"weights {path}: a safetensors file, but not DyeNet weights (no card)")
-    header: dict[str, Any] = json.loads(metadata[CARD])
-    return header
+    return _card(path, metadata[CARD])
+
+
+def _card(path: Path, text: str) -> dict[str, Any]:
+    """A card from its text; BadWeights says what is wrong with it."""
+    try:
+        card = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadWeights(f"weights {path}: its card is no JSON ({error})") from error
+    if not isinstance(card, dict) or not isinstance(card.get("architecture"), dict):
+        raise BadWeights(f"weights {path}: its card names no architecture")
+    modules = card.get("modules")
+    if not isinstance(modules, list) or not modules or not set(map(str, modules)) <= set(MODULES):
+        raise BadWeights(
+            f"weights {path}: its card lists the modules {modules}, which must be some of "
+            f"{', '.join(MODULES)}"
+        )
+    return card
 
 
 def read_architecture(path: Path) -> Architecture:
     """The architecture a weights file was trained for."""
-    stored = read_header(path)["architecture"]
+    return _architecture(path, read_header(path))
+
+
+def _architecture(path: Path, card: Mapping[str, Any]) -> Architecture:
     try:
-        return Architecture(**stored)
+        return Architecture(**card["architecture"])
     except (TypeError, ValueError) as error:
         raise BadWeights(f"weights {path}: made for another architecture ({error})") from error
 
 
 def module_digests(path: Path) -> dict[str, str]:
     """Digest of each module's tensors, by module name; what enters the keys."""
-    header = read_header(path)
-    digests = {name: hashlib.blake2b(digest_size=16) for name in header["modules"]}
-    for digest in digests.values():
-        digest.update(json.dumps(header["architecture"], sort_keys=True).encode())
-    with safe_open(path, "np") as file:
-        for key in sorted(file.keys()):
-            digest = digests[key.split(".", 1)[0]]
-            value = file.get_tensor(key)
-            digest.update(f"{key} {value.dtype} {value.shape}".encode())
-            digest.update(value.tobytes())
-    return {name: digest.hexdigest() for name, digest in digests.items()}
+    card = read_header(path)
+    with safe_open(path, "pt") as file:
+        unlisted = {key.split(".", 1)[0] for key in file.keys()} - {*card["modules"]}  # noqa: SIM118
+        if unlisted:
+            raise BadWeights(
+                f"weights {path}: holds {', '.join(sorted(unlisted))}, which its card does not list"
+            )
+        return {name: _digest(card, name, _tensors(path, file, name)) for name in card["modules"]}
 
 
-def load_modules(path: Path, modules: Iterable[str] | None = None) -> dict[str, nn.Module]:
-    """The modules of a file (all, or the named ones) as float32 networks."""
-    header = read_header(path)
-    architecture = read_architecture(path)
+def _tensors(path: Path, file: Any, module: str) -> dict[str, Tensor]:
+    """A module's tensors by their names in it, copied; BadWeights for one that is not finite."""
+    prefix = f"{module}."
+    found: dict[str, Tensor] = {}
+    for key in file.keys():  # noqa: SIM118
+        if key.startswith(prefix):
+            value = file.get_tensor(key).clone()
+            if value.dtype not in STORED:
+                raise BadWeights(f"weights {path}: tensor {key} is {value.dtype}")
+            if not torch.isfinite(value).all():
+                raise BadWeights(f"weights {path}: tensor {key} holds NaN or infinite values")
+            found[key.removeprefix(prefix)] = value
+    return found
+
+
+def _digest(card: Mapping[str, Any], module: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(card["architecture"], sort_keys=True).encode())
+    for key in sorted(tensors):
+        value = tensors[key].numpy()
+        digest.update(f"{module}.{key} {value.dtype} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def load_modules(
+    path: Path,
+    modules: Iterable[str] | None = None,
+    planned: Mapping[str, str] | None = None,
+) -> dict[str, nn.Module]:
+    """The modules of a file (all, or the named ones) as float32 networks.
+
+    planned: module_digests() that the tensors must have. Raises BadWeights as load().
+    """
+    return _modules(path, read_header(path), modules, planned)
+
+
+def _modules(
+    path: Path,
+    header: Mapping[str, Any],
+    modules: Iterable[str] | None,
+    planned: Mapping[str, str] | None,
+) -> dict[str, nn.Module]:
+    architecture = _architecture(path, header)
     wanted = list(header["modules"] if modules is None else modules)
     missing = sorted(set(wanted) - set(header["modules"]))
     if missing:
@@ -130,16 +186,16 @@ def load_modules(path: Path, modules: Iterable[str] | None = None) -> dict[str, 
     built: dict[str, nn.Module] = {}
     with safe_open(path, "pt") as file:
         for name in wanted:
-            prefix = f"{name}."
-            state = {
-                key.removeprefix(prefix): file.get_tensor(key)
-                for key in file.keys()  # noqa: SIM118
-                if key.startswith(prefix)
-            }
-            built[name] = build(name, architecture)
+            state = _tensors(path, file, name)
+            if planned is not None and planned.get(name) != _digest(header, name, state):
+                raise BadWeights(f"weights {path}: changed since the run was planned; run again")
             try:
+                # Without memory first: sizes that only the card names may be beyond all measure.
+                with torch.device("meta"):
+                    build(name, architecture).load_state_dict(state, assign=True)
+                built[name] = build(name, architecture)
                 built[name].load_state_dict(state)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 reason = " ".join(str(error).split())[:200]
                 raise BadWeights(
                     f"weights {path}: module {name} does not fit its architecture ({reason})"
@@ -152,12 +208,16 @@ def load(
     device: str = "cpu",
     precision: str = "bf16",
     modules: Iterable[str] | None = None,
+    planned: Mapping[str, str] | None = None,
 ) -> Networks:
     """Networks ready for inference on `device` in `precision`.
 
-    Raises BadWeights: missing, truncated, another architecture, or without a module.
+    planned: as load_modules(). Raises BadWeights: missing, truncated, another architecture,
+    without a module, not finite, or other tensors than planned.
     """
-    return Networks(read_architecture(path), load_modules(path, modules), device, precision)
+    card = read_header(path)
+    built = _modules(path, card, modules, planned)
+    return Networks(_architecture(path, card), built, device, precision)
 
 
 def initial_state(name: str) -> dict[str, Tensor]:
@@ -184,7 +244,7 @@ def _of_torchvision(name: str) -> dict[str, Tensor]:
     from torchvision.models import get_weight
 
     try:
-        state = get_weight(name).get_state_dict(progress=False)
+        state = get_weight(name).get_state_dict(progress=False, weights_only=True)
     except (ValueError, AttributeError, OSError) as error:
         raise BadWeights(
             f"weights {name}: neither a .safetensors file nor weights of torchvision that can be "

@@ -6,18 +6,33 @@ Arguments are parsed before anything heavy is imported.
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cache.files import CacheError
-from pipeline.errors import UserError
+from cache.files import readable
+from pipeline import interrupts
+from pipeline.errors import MENDABLE, UserError
+from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS, Option
 
 if TYPE_CHECKING:
+    from pipeline.commands import RunDataset
     from pipeline.plan.recipe import Recipe
 
+CLIP = (
+    "a video file, a folder of frames or a .zip of them, or a series frame%%05d.png; docs/inputs.md"
+)
+MASK = (
+    "mask of the first frame (a PNG with a number for each object, or another form of "
+    "docs/inputs.md), or a folder of <frame>.png where objects enter later"
+)
+VERIFY = """Read every artifact of the cache and compare checksums and keys. Damaged files are
+set aside as .bad, and the next run that needs them makes them anew; the command then ends with
+status 1."""
 SPEED = """Run a dataset in an empty cache and print frames a second by stage and in all (the
 paper's Speed Analysis, section 4.2)."""
 BENCH = """Run one clip with each network, number of objects and length. Prints frames a second by
@@ -31,11 +46,12 @@ differs, or if the sweep takes more than 1.3 times the stage seconds of one run.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    interrupts.install()
     given = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = given.command
     try:
         return command(given)
-    except (UserError, CacheError) as error:
+    except MENDABLE as error:
         print(f"ERROR: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -52,31 +68,41 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="COMMAND", required=True)
 
     segment = commands.add_parser("segment", help="segment one clip")
-    segment.add_argument("clip", type=Path, help="a video file, or a folder of frames")
+    segment.add_argument("clip", type=Path, help=CLIP)
+    segment.add_argument("mask", type=Path, nargs="?", help=MASK)
+    segment.add_argument("-o", "--output", required=True, help="folder of the results")
     segment.add_argument(
-        "mask",
-        type=Path,
-        help="mask of the first frame (a PNG with a number for each object), or a folder of "
-        "<frame>.png where objects enter later",
+        "--box",
+        action="append",
+        default=[],
+        metavar="X0,Y0,X1,Y1",
+        help="in place of a mask: px in the first frame that hold an object; once an object",
     )
-    segment.add_argument("-o", "--output", type=Path, required=True, help="folder of the results")
-    _add_settings(segment)
-    segment.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_reading(segment)
+    _add_options(segment, RUN, KEEP)
+    _add_set(segment)
     segment.set_defaults(command=_segment)
 
     status = commands.add_parser("status", help="what of a run is cached, and why the rest is not")
-    _add_dataset(status)
-    status.add_argument("--videos", default="", help="only these: a,b")
-    _add_settings(status)
+    status.add_argument("clip", type=Path, nargs="?", help=f"of `segment`: {CLIP}")
+    status.add_argument("mask", type=Path, nargs="?", help=f"of `segment`: {MASK}")
+    _add_reading(status)
+    _add_options(status, DATASET, VIDEOS, RUN)
+    _add_set(status)
     status.set_defaults(command=_status)
 
     prune = commands.add_parser("prune", help="list what the cache can do without, or delete it")
     prune.add_argument("--delete", action="store_true", help="delete; without it, only list")
     prune.add_argument("--stages", default="", help="only these: features,flow")
-    prune.add_argument("--max-gb", type=float, help="then also delete until no more is left")
+    prune.add_argument(
+        "--max-size",
+        type=_bytes,
+        metavar="SIZE",
+        help="then also what was not used for longest, until no more than this is left: 200G, 500M",
+    )
     prune.add_argument(
         "--min-age",
-        type=float,
+        type=_amount,
         default=1.0,
         metavar="HOURS",
         help="keep what is younger (default: 1)",
@@ -84,9 +110,14 @@ def parser() -> argparse.ArgumentParser:
     prune.add_argument("--keep-runs", type=int, help="only the newest so many runs count")
     prune.set_defaults(command=_prune)
 
+    verify = commands.add_parser(
+        "verify", help="check every artifact of the cache", description=VERIFY
+    )
+    verify.set_defaults(command=_verify)
+
     score = commands.add_parser("score", help="score a folder of masks as the benchmark does")
     score.add_argument("masks", type=Path, help="folder that holds <video>/<frame>.png")
-    _add_dataset(score)
+    _add_options(score, DATASET)
     score.add_argument("--output", type=Path, required=True, help="folder of the two CSVs")
     score.add_argument(
         "--frames",
@@ -136,14 +167,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_options(parser: argparse.ArgumentParser, *tables: Mapping[str, Option]) -> None:
+    """Options that Luigi's tasks take too."""
+    for name, option in (item for table in tables for item in table.items()):
+        default = f" (default: {option.default})" if option.default else ""
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, default=option.default, help=option.help + default)
+
+
 def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     speed = commands.add_parser(
-        "speed", help="frames a second over a dataset, beside the paper's", description=SPEED
+        "speed", help="frames a second over a dataset, next to the paper's", description=SPEED
     )
     _add_run(speed)
     speed.add_argument(
         "--training-seconds",
-        type=float,
+        type=_amount,
         help="what the online training took (default: what the weights' card says)",
     )
     speed.set_defaults(command=_speed)
@@ -159,44 +198,71 @@ def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser
     bench.add_argument("--root", type=Path, help="folder of images, in place of a drawn clip")
     bench.add_argument("--masks", type=Path, help="with --root: the first mask")
     bench.add_argument("--precision", default="auto", help="auto, bf16 or fp32 (default: auto)")
-    bench.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_options(bench, {"device": RUN["device"]})
     bench.set_defaults(command=_bench)
 
     sweep = commands.add_parser(
-        "bench-sweep", help="what a sweep costs beside one run", description=BENCH_SWEEP
+        "bench-sweep", help="what a sweep costs compared with one run", description=BENCH_SWEEP
     )
     _add_run(sweep)
     sweep.add_argument("--rho-reid-values", default="0.9,0.8,0.7,0.6", help="%(default)s")
-    sweep.add_argument("--keep", type=Path, help="keep all caches and results in this folder")
+    sweep.add_argument(
+        "--keep", dest="kept", type=Path, help="keep all caches and results in this folder"
+    )
     sweep.set_defaults(command=_bench_sweep)
+
+    scheduling = commands.add_parser(
+        "bench-scheduling", help="what many videos cost besides their stages"
+    )
+    scheduling.add_argument(
+        "--videos", type=_counts, default=(1000, 3000), help="how many (default: 1000,3000)"
+    )
+    scheduling.set_defaults(command=_bench_scheduling)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
-    _add_dataset(parser)
-    parser.add_argument("--videos", default="", help="only these: a,b")
-    _add_settings(parser)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    _add_options(parser, DATASET, VIDEOS, RUN)
+    _add_set(parser)
 
 
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
+def _amount(text: str) -> float:
+    """A number from 0, as argparse reads it."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError
+    return value
+
+
+_amount.__name__ = "amount"
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=int, help="first frame, counted from 0 (default: 0)")
+    parser.add_argument("--end", type=int, help="last frame (default: the clip's last)")
+    parser.add_argument("--every", type=int, metavar="N", help="take one of every N frames")
+    parser.add_argument("--fps", type=float, help="take so many frames a second of a video file")
     parser.add_argument(
-        "--dataset",
-        default="demo",
-        help="a dataset, by the name that RunDataset gives it (default: demo)",
+        "--mask-from",
+        choices=("alpha", "colours", "threshold"),
+        help="what in the masks shows the objects, where their pixels are not the numbers: what is "
+        "opaque, every colour, or what is brighter than half",
     )
-    parser.add_argument("--root", help="folder of the dataset")
-    parser.add_argument("--split", default="val", help="split of the dataset (default: val)")
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+    for name in ("colours", "threshold"):
+        parser.add_argument(
+            f"--mask-{name}",
+            dest="mask_from",
+            action="store_const",
+            const=name,
+            help=f"short for --mask-from {name}",
+        )
     parser.add_argument(
-        "--weights", default="compact", help="a shipped model or a .safetensors file"
+        "--mask-turn",
+        choices=("shown", "stored"),
+        help="for frames that a tag turns: whether masks lie as these are shown or stored",
     )
-    parser.add_argument("--variant", help="dyenet, remp, remp-no-attention or msk")
-    parser.add_argument("--profile", help="settings by name: paper or extended (extended)")
-    parser.add_argument("--rho-reid", help="similarity above which a proposal is kept (0.7)")
-    parser.add_argument("--max-iterations", help="rounds of retrieval and propagation (4)")
-    parser.add_argument("--precision", help="auto, bf16 or fp32 (auto)")
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
         action="append",
@@ -206,56 +272,63 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _segment(given: argparse.Namespace) -> int:
-    from pipeline.commands import RunDataset, engine
+def _task(given: argparse.Namespace) -> RunDataset:
+    """The run that a command is about: of a clip where one was given, else of a dataset."""
+    asked = _run_options(given)
+    from pipeline.commands import RunDataset
 
-    engine.stop_on_sigterm()
-    task = RunDataset(
-        dataset="clip",
-        root=str(given.clip),
-        masks=str(given.mask),
-        split="clip",
-        variant=given.variant,
-        profile=given.profile,
-        weights=given.weights,
-        rho_reid=given.rho_reid,
-        max_iterations=given.max_iterations,
-        precision=given.precision,
-        set=given.set,
-        device=given.device,
-        output=str(given.output),
-    )
+    if given.clip:
+        asked |= {"dataset": "clip", "root": str(given.clip), "split": "clip"}
+        asked["masks"] = str(given.mask)
+    return RunDataset(**asked)
+
+
+def _segment(given: argparse.Namespace) -> int:
+    if (given.mask is None) == (not given.box):
+        raise UserError(f"{given.clip}: give its first mask, or a --box for each object")
+    if given.box:
+        given.mask = _box_masks(given)
+    task = _task(given)
+    from pipeline.commands import engine
+
     done = engine.build(task)
     if done:
         print(f"results: {given.output}")
     return 0 if done else 1
 
 
-def _recipe(given: argparse.Namespace) -> Recipe:
-    from pipeline.plan.inputs import Options, cache_root, plan_run
-    from pipeline.plan.settings import OPTIONS, configured, gather, override, single
+def _box_masks(given: argparse.Namespace) -> Path:
+    """A first mask with what the boxes hold."""
+    task = _task(given)
+    from pipeline.commands.boxes import box_masks
+    from pipeline.plan.settings import single
 
-    values = single(gather(given.set, {name: getattr(given, name) for name in OPTIONS}))
-    options = Options(
-        dataset=given.dataset,
-        root=given.root,
-        split=given.split,
-        videos=tuple(filter(None, given.videos.split(","))),
-        weights=given.weights,
-        settings=override(configured(), values),
-    )
-    return plan_run(options, cache_root())
+    return box_masks(given.clip, given.box, task.options(single(task.assignments())))
+
+
+def recipe_of(given: argparse.Namespace) -> Recipe:
+    """The run that `status` is asked about, planned as RunDataset plans it but not recorded."""
+    from pipeline.plan.inputs import cache_root, plan_run
+    from pipeline.plan.settings import single
+
+    if given.clip and not given.mask:
+        raise UserError(f"{given.clip}: give its first mask too, or a folder of masks")
+    task = _task(given)
+    return plan_run(task.options(single(task.assignments())), cache_root())
 
 
 def _status(given: argparse.Namespace) -> int:
+    from cache.holds import holds
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
     from pipeline.plan.settings import described
     from pipeline.plan.status import status
 
-    recipe, video = _recipe(given), ""
+    recipe, video, store = recipe_of(given), "", Store(cache_root())
     print(f"profile: {described(recipe.settings.to_dict())}")
-    for state in status(recipe, Store(cache_root())):
+    if any(hold.live and hold.run_id == recipe.digest for hold in holds(store.root)):
+        print("under way: a process is working on this run")
+    for state in status(recipe, store):
         if state.video != video:
             video = state.video
             print(video)
@@ -269,22 +342,42 @@ def _prune(given: argparse.Namespace) -> int:
     from pipeline.plan.inputs import cache_root
 
     root = cache_root()
-    try:
-        found = prune(
-            Store(root),
-            stages=tuple(filter(None, given.stages.split(","))) or None,
-            max_bytes=None if given.max_gb is None else int(given.max_gb * 1e9),
-            min_age_s=given.min_age * 3600,
-            keep_runs=given.keep_runs,
-            delete=given.delete,
-        )
-    except ValueError as error:
-        raise UserError(f"--stages {given.stages}: {error}") from None
+    found = prune(
+        Store(root),
+        stages=tuple(filter(None, given.stages.split(","))) or None,
+        max_bytes=given.max_size,
+        min_age_s=given.min_age * 3600,
+        keep_runs=given.keep_runs,
+        delete=given.delete,
+    )
     for item in found:
-        print(f"{_size(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
-    total = f"{len(found)} files, {_size(sum(item.bytes for item in found))}"
+        print(f"{readable(item.bytes):>9}  {item.path.relative_to(root)}  ({item.reason})")
+    total = f"{len(found)} files, {readable(sum(item.bytes for item in found))}"
     print(f"deleted {total}" if given.delete else f"{total}; --delete removes them")
     return 0
+
+
+def _verify(given: argparse.Namespace) -> int:
+    from cache.store import Store
+    from cache.verify import verify
+    from pipeline.plan.inputs import cache_root
+
+    files = size = damaged = 0
+    seconds = 0.0
+    for found in verify(Store(cache_root())):
+        if not found.files:
+            continue
+        print(f"{found.kind:14} {_speed_of(found.files, found.bytes, found.seconds)}")
+        for line in found.damaged:
+            print(f"ERROR: {line}", file=sys.stderr)
+        files, size = files + found.files, size + found.bytes
+        seconds, damaged = seconds + found.seconds, damaged + len(found.damaged)
+    print(f"{'all':14} {_speed_of(files, size, seconds)}; {damaged} damaged")
+    return 1 if damaged else 0
+
+
+def _speed_of(files: int, size: int, seconds: float) -> str:
+    return f"{files:7} files {readable(size):>9} {size / 1e6 / max(seconds, 1e-9):8.0f} MB/s"
 
 
 def _score(given: argparse.Namespace) -> int:
@@ -326,17 +419,21 @@ def _report(given: argparse.Namespace) -> int:
 
 def _table5(given: argparse.Namespace) -> int:
     from pipeline.paper.tables import table5
+    from pipeline.plan.settings import described
+    from pipeline.reports import read_run
     from pipeline.results.files import write_csv
 
     table = table5(given.runs, given.online)
     print(table.to_string(index=False, na_rep="-", float_format="%.1f"))
+    for folder in (*given.runs, *given.online):
+        print(f"{folder}: profile {described(read_run(folder)['settings'])}")
     if given.output:
         write_csv(given.output, table)
     return 0
 
 
 def _artifacts(given: argparse.Namespace) -> int:
-    from cache.prune import usage
+    from cache.prune import stage_files, usage
     from cache.schemas import SCHEMAS
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
@@ -344,15 +441,18 @@ def _artifacts(given: argparse.Namespace) -> int:
     store = Store(cache_root())
     if given.stage is None:
         for stage, used in usage(store).items():
-            print(f"{stage:14} {used.files:7} files {_size(used.bytes):>9}")
+            print(f"{stage:14} {used.files:7} files {readable(used.bytes):>9}")
         print(store.root)
         return 0
     if given.stage not in SCHEMAS:
         raise UserError(f"{given.stage}: no such stage; there are {', '.join(SCHEMAS)}")
-    for path in sorted((store.root / SCHEMAS[given.stage].folder).glob("*/*/*")):
-        made = path.stat()
+    for path in stage_files(store, given.stage):
+        try:
+            made = path.stat()
+        except FileNotFoundError:
+            continue
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
-        print(f"{_size(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
+        print(f"{readable(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
     return 0
 
 
@@ -385,11 +485,22 @@ def _bench(given: argparse.Namespace) -> int:
 def _bench_sweep(given: argparse.Namespace) -> int:
     from pipeline.bench.sweep import bench_sweep
 
-    return bench_sweep(given.rho_reid_values, _run_options(given), given.keep)
+    return bench_sweep(given.rho_reid_values, _run_options(given), given.kept)
+
+
+def _bench_scheduling(given: argparse.Namespace) -> int:
+    from pipeline.bench.scheduling import measure
+
+    print(measure(given.videos))
+    return 0
 
 
 def _run_options(given: argparse.Namespace) -> dict[str, Any]:
     """Options of RunDataset by name, as far as the command has them."""
+    from pipeline.plan.settings import luigi_config
+
+    # Before Luigi's own import reads luigi.cfg and fails with a traceback.
+    luigi_config()
     from pipeline.commands import RunDataset
 
     return {name: getattr(given, name) for name in RunDataset.get_param_names() if name in given}
@@ -408,14 +519,12 @@ def _counts(text: str) -> tuple[int, ...]:
     return tuple(map(int, counts))
 
 
-def _size(count: int) -> str:
-    """12.3 MB."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+def _bytes(text: str) -> int:
+    """200G, 1.5T, 500M: powers of 1000."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT])B?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text}: must be a size such as 200G, 500M or 1.5T")
+    return int(float(found[1]) * 1000 ** (1 + "kMGT".index(found[2])))
 
 
 if __name__ == "__main__":

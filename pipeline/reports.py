@@ -23,8 +23,9 @@ from pipeline.datasets.rules import Rule
 from pipeline.errors import UserError
 from pipeline.plan.settings import find
 from pipeline.results import scores
-from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES
-from pipeline.results.files import write_csv
+from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES, pictured
+from pipeline.results.files import read_table, write_csv
+from pipeline.results.made import check_undamaged
 from pipeline.results.scores import FRAMES, last_iteration, totals
 
 PER_ITERATION = {
@@ -45,6 +46,18 @@ DIFFERENCES = {
     "G_change": "float64",
 }
 """columns of differences()"""
+RUN = {
+    **dict.fromkeys(("command", "dataset", "split", "variant", "weights", "started"), str),
+    **dict.fromkeys(("rule", "settings", "defaults", "versions", "videos"), dict),
+    "seconds": float,
+}
+"""types of what run.json holds"""
+VIDEO = {
+    "frames": int,
+    **dict.fromkeys(("size", "objects", "given", "frame_names"), list),
+    **dict.fromkeys(("keys", "seconds"), dict),
+}
+"""types of what it holds of each video"""
 FORMATS = ("csv", "parquet")
 """of save_tables()"""
 
@@ -124,8 +137,9 @@ def sweep(out_dir: str | Path) -> pd.DataFrame:
     path = Path(out_dir) / "sweep.csv"
     if not path.exists():
         raise UserError(f"{path}: no sweep to report on; give the --output of a SweepThreshold")
-    columns = list(pd.read_csv(path, nrows=0).columns)
-    swept = columns[: columns.index("iteration")]
+    check_undamaged(Path(out_dir), "sweep.csv")
+    head = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0].split(",")
+    swept = head[: head.index("iteration")] if "iteration" in head else []
     return read_table(path, {**{name: _kind(name) for name in swept}, **SWEEP})
 
 
@@ -180,10 +194,44 @@ def save_tables(out_dir: str | Path, kind: str) -> list[Path]:
 def read_run(out: Path) -> dict[str, Any]:
     """OUT/run.json; UserError if there is none."""
     path = out / "run.json"
+    check_undamaged(out, path.name)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        run = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no run to report on; give the --output of a run") from error
+    if not _is_run(run):
+        raise UserError(f"{path}: damaged; run the same command again to have it written anew")
+    return dict(run)
+
+
+def _is_run(run: Any) -> bool:
+    """Whether what run.json holds has the form that write gives it."""
+    if not _has(run, RUN) or set(run["rule"]) != {"frames", "average"}:
+        return False
+    if not all(isinstance(run[part], dict) for part in ("settings", "defaults")):
+        return False
+    sections = [*run["settings"].values(), *run["defaults"].values()]
+    return all(isinstance(part, dict) for part in sections) and all(
+        map(_is_video, run["videos"].values())
+    )
+
+
+def _is_video(about: Any) -> bool:
+    return (
+        _has(about, VIDEO)
+        and about["frames"] > 0
+        and len(about["size"]) == 2
+        and all(isinstance(n, int) for part in ("size", "objects", "given") for n in about[part])
+        and len(about["frame_names"]) == len(pictured(about["frames"]))
+        and all(isinstance(spent, int | float) for spent in about["seconds"].values())
+    )
+
+
+def _has(values: Any, form: Mapping[str, type]) -> bool:
+    """Whether a mapping has items of these types."""
+    if not isinstance(values, dict):
+        return False
+    return all(isinstance(values.get(name), kind) for name, kind in form.items())
 
 
 def rule_used(run: Mapping[str, Any]) -> Rule:
@@ -220,19 +268,11 @@ def _kind(name: str) -> str:
 
 def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     path = out / "scores" / name
+    check_undamaged(out, f"scores/{name}")
     if path.exists():
         return read_table(path, columns)
     read_run(out)
     return pd.DataFrame({column: [] for column in columns}).astype(dict(columns))
-
-
-def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    """A CSV of ours with its columns' types."""
-    # As text first: a video may be called 007 or NA, and floats are to keep every digit.
-    text = {c: "str" if kind == "float64" else kind for c, kind in columns.items()}
-    empty = {c: [""] for c, kind in columns.items() if kind != "str"}
-    table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
-    return table.astype(dict(columns))
 
 
 def _share(part: int, whole: int) -> float:

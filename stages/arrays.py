@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from stages.boxmask import object_ids
-from stages.frames import BadInput, FrameReader
+from stages.errors import BadInput
+from stages.frames import FrameReader
 from stages.types import Image, IndexMask
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from models.networks import Networks, State
+from models.networks import Half, Networks, State
 from stages.tracklets import Propagation, propagate
 from stages.types import StartingPoint, Tracklet
 
@@ -25,8 +25,8 @@ class Watched(Networks):
     def step(
         self,
         state: State,
-        f: npt.NDArray[np.float16],
-        fine: npt.NDArray[np.float16] | None,
+        f: Half,
+        fine: Half | None,
         flow: Array,
         *,
         plain: bool = False,
@@ -45,7 +45,7 @@ def attention(
     given: the given masks of all objects.
     Returns its tracklet and a_j (m, m) of frame start.frame + 1 and so on to the tracklet's last
     frame, of mean 1, or of sum 1 where the architecture does not scale it; a_j lies in the RoI
-    box of its frame. ValueError if the weights hold no remp.
+    box of its frame. BadWeights if the weights hold no remp.
     """
     watched = Watched(propagation.networks)
     [tracklet] = propagate(replace(propagation, networks=watched), [start], given)

@@ -21,7 +21,7 @@ def embeddings(
     """Embeddings of the proposals of every frame, in order.
 
     proposals(j): boxes (M, 4) float32 xyxy px of frame j. Yields (M, 256) float32 of unit
-    length. Free of any threshold. ValueError if the weights hold no reid.
+    length. Free of any threshold. BadWeights if the weights hold no reid.
     """
     for j in range(len(features)):
         yield networks.embed(features.coarse(j), proposals(j))

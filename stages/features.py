@@ -26,7 +26,7 @@ def features(frames: Frames, networks: Networks) -> Iterator[tuple[Half, Half | 
 
     Yields f (C, ceil(H/8), ceil(W/8)) float16 and, with refinement, f4
     (C4, ceil(H/4), ceil(W/4)) float16, else None. A last batch that is not full is padded,
-    so that no frame's features depend on the length of the video. ValueError if the
+    so that no frame's features depend on the length of the video. BadWeights if the
     weights hold no trunk.
     """
     trunk = networks.need("trunk", Trunk)

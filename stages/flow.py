@@ -51,7 +51,7 @@ def flow(
 
     Yields, encoded, (2, H, W) x, y: to_previous, on the grid of frame t + 1 and leading to
     frame t, and to_next, on the grid of frame t and leading to frame t + 1. A thread works
-    on each direction, a few pairs ahead. ValueError if the weights of RAFT cannot be had.
+    on each direction, a few pairs ahead. BadWeights if the weights of RAFT cannot be had.
     """
     make = METHODS[settings.method].make
     backward, forward = make(settings, device), make(settings, device)

@@ -11,6 +11,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from models.errors import BadWeights
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -57,14 +59,16 @@ def dis(preset: str) -> Estimator:
 def raft(device: str) -> Estimator:
     """RAFT (Teed and Deng, 2020) with torchvision's weights.
 
-    ValueError if they are neither on this machine nor to be fetched.
+    BadWeights if they are neither on this machine nor to be fetched.
     """
     from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 
     try:
-        model = raft_large(weights=Raft_Large_Weights.DEFAULT)
+        model = raft_large()
+        state = Raft_Large_Weights.DEFAULT.get_state_dict(check_hash=True, weights_only=True)
+        model.load_state_dict(state)
     except OSError as error:
-        raise ValueError(
+        raise BadWeights(
             f"flow method 'raft' needs torchvision's weights {Raft_Large_Weights.DEFAULT}, "
             f"which could not be fetched ({error}); use method 'dis' or fetch them first"
         ) from error

@@ -5,21 +5,30 @@ Every message names the video, the frame, the path and what mends it.
 
 from __future__ import annotations
 
+import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
 from pathlib import Path
-from typing import overload
+from typing import Any, Protocol, overload
 
 import cv2
 import numpy as np
-from kornia_rs.io import decode_image_png_u8
+from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
+from stages.containers import counted, whole
+from stages.errors import BadInput
 from stages.settings import FramesSettings
-from stages.types import Image, IndexMask
+from stages.types import Image, IndexMask, SourceFiles
+
+# Sizes are held to SourceFiles.most_pixels, by a line that says what to do.
+Pillow.MAX_IMAGE_PIXELS = None
 
 VERSION = 1
 
@@ -34,9 +43,55 @@ COLOUR_TYPE = 25
 """place of a PNG's colour type in its file"""
 PALETTE = 3
 """colour type of a PNG with a palette"""
+PNG = b"\x89PNG"
+PNG_DEPTH = 24
+"""place of a PNG's bits a channel in its file"""
+DEEP_SUFFIXES = ".png", ".tif", ".tiff"
+JPEG = b"\xff\xd8"
+"""first bytes of a JPEG"""
+GRABS = 100
+"""attempts to go on where a video seems to end: beyond its end, a decoder has nothing more"""
+NARROW = 16
+"""px a side of them, at least: bfloat16 convolutions on a CPU fail on narrower ones"""
+SLENDER = 16
+"""longer side of the frames that the networks see, in heights: beyond it they are scaled less"""
 
-FrameSource = tuple[Path, ...] | Path
-"""The images of a video in order, or one video file."""
+DEEP = 16
+"""bits a channel of an image, of which 8 are kept"""
+DEPTHS = 8, 10, 12, 14
+"""bits that cameras and microscopes leave the rest of 16 empty with"""
+
+
+@dataclass(frozen=True)
+class Film:
+    """Some of the frames of a video file: first, first + step, ..., numbered from 0."""
+
+    path: Path
+    first: int = 0
+    last: int | None = None
+    """the last that may be taken; None: the file's last"""
+    step: float = 1.0
+    """frames of the file from one taken to the next; at least 1"""
+
+    def number(self, j: int) -> int:
+        """Which frame of the file is the j-th that is taken."""
+        return self.first + int(j * self.step + 1e-6)
+
+    def place(self, number: int) -> int | None:
+        """Where frame `number` of the file is among those taken; None if it is not."""
+        j = max(0, math.ceil((number - self.first) / self.step - 1e-6))
+        inside = self.last is None or number <= self.last
+        return j if inside and self.number(j) == number else None
+
+    def taken(self, count: int) -> list[int]:
+        """Numbers of what is taken of a file with `count` frames."""
+        end = count if self.last is None else min(count, self.last + 1)
+        numbers = map(self.number, range(count))
+        return [n for n in numbers if n < end]
+
+
+FrameSource = tuple[Path, ...] | Path | Film
+"""The images of a video in order, one video file, or some of its frames."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +106,41 @@ class Layers:
     """whether pictures of another size than the frames are scaled to them"""
 
 
-MaskSource = Path | Layers
-"""Where an index mask lies: in a file of object numbers, or in layers."""
+class MaskForm(Protocol):
+    """An index mask that lies in a file in another form than object numbers."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that it is read from."""
+
+    @property
+    def content(self) -> Mapping[str, Any]:
+        """What besides the bytes of its files decides its pixels, as plain JSON values."""
+
+    def draw(self, size: tuple[int, int], where: str, files: SourceFiles) -> IndexMask:
+        """(H, W) uint8 object numbers, of frames of this size or of its own; BadInput if unfit.
+
+        where: what a message begins with.
+        """
 
 
-class BadInput(ValueError):
-    """Something in the person's files that cannot be used; one line."""
+MaskSource = Path | Layers | MaskForm
+"""Where an index mask lies: in a file of object numbers, in layers, or in another form."""
+
+
+class Disk:
+    """Files read as they lie there."""
+
+    most_pixels = 1_000_000 * FramesSettings().megapixels
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def check(self, path: Path) -> None:
+        """Any content is as good as another."""
+
+
+DISK = Disk()
 
 
 @dataclass(frozen=True)
@@ -117,15 +201,33 @@ class ImageFrames(FrameReader):
 
     fps = None
 
-    def __init__(self, paths: Sequence[Path], video: str) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        video: str,
+        files: SourceFiles = DISK,
+        *,
+        strict: bool = False,
+        bits: int = DEEP,
+    ) -> None:
+        """strict: refuse also what a decoder can make something of, though it is damaged.
+
+        bits: as of open_frames().
+        """
         if not paths:
             raise BadInput(f"video {video}: has no frames; put its images into its folder")
         self.paths, self.video = tuple(paths), video
         self.names = tuple(path.stem for path in paths)
-        self.size = _read_image(self.paths[0], video).shape[:2]
+        self._files, self._strict, self._bits = files, strict, bits
+        self.size = self._read(0).shape[:2]
+
+    def _read(self, j: int) -> Image:
+        where = f"video {self.video}, frame {self.names[j]}: {self.paths[j]}"
+        read = partial(_read_image, strict=self._strict, bits=self._bits)
+        return read(self.paths[j], where, self._files)
 
     def decode(self, j: int) -> Image:
-        image = _read_image(self.paths[j], self.video)
+        image = self._read(j)
         if image.shape[:2] != self.size:
             raise BadInput(
                 f"video {self.video}, frame {self.names[j]}: {self.paths[j]} is "
@@ -138,20 +240,53 @@ class ImageFrames(FrameReader):
 class VideoFrames(FrameReader):
     """A video that lies in one file; reading in order is fast, any order is exact."""
 
-    def __init__(self, path: Path, video: str) -> None:
-        self.path, self.video = path, video
+    def __init__(self, source: Path | Film, video: str, files: SourceFiles = DISK) -> None:
+        film = source if isinstance(source, Film) else Film(source)
+        path = film.path
+        self.path, self.video, self._files = path, video, files
+        if not path.is_file():
+            raise BadInput(f"video {video}: {path} {_absent(path)}")
+        files.check(path)
         self._capture = cv2.VideoCapture(str(path))
-        if not path.is_file() or not self._capture.isOpened():
+        # Without a video decoder OpenCV takes a name with digits for a series of pictures.
+        if not self._capture.isOpened() or self._capture.getBackendName() == "CV_IMAGES":
             raise BadInput(f"video {video}: {path} cannot be opened as a video file")
+        width, height = (
+            int(self._capture.get(side))
+            for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        )
+        _check_pixels((height, width), f"video {video}: {path}", files)
+        self._numbers = film.taken(count := self._count())
+        if not self._numbers:
+            raise BadInput(
+                f"video {video}: {path} has {count} frames, numbered from 0, and none from "
+                f"{film.first} to {film.last if film.last is not None else 'its end'}"
+            )
+        self.names = tuple(f"{n:05d}" for n in self._numbers)
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps / film.step if fps else None
+        self._restart()
+        self.size = self.decode(0).shape[:2]
+
+    def _count(self) -> int:
+        """Frames that can be decoded; BadInput if there is none, or should be more."""
         count = 0
         while self._capture.grab():
             count += 1
+        where = f"video {self.video}: {self.path}"
         if not count:
-            raise BadInput(f"video {video}: {path} holds no frame that can be decoded")
-        self.fps = self._capture.get(cv2.CAP_PROP_FPS) or None
-        self.names = tuple(f"{j:05d}" for j in range(count))
-        self._restart()
-        self.size = self.decode(0).shape[:2]
+            raise BadInput(f"{where} holds no frame that can be decoded")
+        # After damage there is more to come; a file that was cut short is known by its sizes.
+        more = any(self._capture.grab() for _ in range(GRABS))
+        said = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        with self.path.open("rb") as file:
+            if more or not whole(file) or (said > count and counted(file)):
+                of = f" of {said}" if said > count else ""
+                raise BadInput(
+                    f"{where} is damaged or cut short: {count}{of} frames can be decoded; copy it "
+                    "anew, or save what is left of it as another file"
+                )
+        return count
 
     def _restart(self) -> None:
         self._capture.release()
@@ -162,10 +297,12 @@ class VideoFrames(FrameReader):
     def decode(self, j: int) -> Image:
         if self._last is not None and self._last[0] == j:
             return self._last[1]
+        self._files.check(self.path)
+        number = self._numbers[j]
         # seeking by position is inexact in many codecs: go back to the start instead
-        if j < self._next:
+        if number < self._next:
             self._restart()
-        while self._next < j:
+        while self._next < number:
             self._capture.grab()
             self._next += 1
         ok, image = self._capture.read()
@@ -175,6 +312,7 @@ class VideoFrames(FrameReader):
                 f"video {self.video}, frame {self.names[j]}: {self.path} cannot be decoded there; "
                 "the file is damaged or was changed"
             )
+        self._files.check(self.path)
         rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         self._last = (j, np.asarray(rgb, np.uint8))
         return self._last[1]
@@ -192,30 +330,80 @@ class ResizedFrames(FrameReader):
         return resize_image(self.frames.decode(j), self.size)
 
 
-def open_frames(source: FrameSource, video: str) -> FrameReader:
-    """The frames of a video; BadInput if there are none or the first cannot be read."""
-    if isinstance(source, Path):
-        return VideoFrames(source, video)
-    return ImageFrames(source, video)
+def open_frames(
+    source: FrameSource,
+    video: str,
+    files: SourceFiles = DISK,
+    *,
+    strict: bool = False,
+    bits: int = DEEP,
+) -> FrameReader:
+    """The frames of a video; BadInput if there are none or the first cannot be read.
+
+    files: how its files are read. strict: as ImageFrames; a damaged video file is always refused.
+    bits: of 16 a channel, that images of that depth use; the highest 8 of them are kept.
+    """
+    if isinstance(source, Path | Film):
+        return VideoFrames(source, video, files)
+    return ImageFrames(source, video, files, strict=strict, bits=bits)
 
 
-def manifest(source: FrameSource, video: str, digest: Callable[[Path], str]) -> Manifest:
+def frame_files(source: FrameSource) -> tuple[Path, ...]:
+    """The files of a video's frames."""
+    if isinstance(source, Film):
+        return (source.path,)
+    return (source,) if isinstance(source, Path) else source
+
+
+def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
+    """How many frames there are, and (H, W) px, by the headers alone.
+
+    Of a video file both are what its container says, mostly an estimate. BadInput if there is
+    nothing to read.
+    """
+    if isinstance(source, tuple):
+        return len(source), picture_size(source[0], f"video {video}")
+    capture = cv2.VideoCapture(str(source))
+    count, height, width = (
+        int(capture.get(what))
+        for what in (
+            cv2.CAP_PROP_FRAME_COUNT,
+            cv2.CAP_PROP_FRAME_HEIGHT,
+            cv2.CAP_PROP_FRAME_WIDTH,
+        )
+    )
+    capture.release()
+    if min(height, width) < 1:
+        raise BadInput(f"video {video}: {source} cannot be opened as a video file")
+    return max(0, count), (height, width)
+
+
+def manifest(
+    source: FrameSource,
+    video: str,
+    digest: Callable[[Path], str],
+    files: SourceFiles = DISK,
+    *,
+    bits: int = DEEP,
+) -> Manifest:
     """Names, size and digests of all frames; every frame is decoded once to check it.
 
-    digest: of a file's bytes. Raises BadInput for a missing, unreadable or differently sized
-    frame.
+    digest: of a file's bytes. bits: as of open_frames(). Raises BadInput for a missing,
+    unreadable, damaged or differently sized frame.
     """
-    frames = open_frames(source, video)
+    frames = open_frames(source, video, files, strict=True, bits=bits)
     for _ in frames:
         continue
-    files = [source] if isinstance(source, Path) else list(source)
-    return Manifest(frames.names, frames.size, frames.fps, tuple(map(digest, files)))
+    digests = tuple(map(digest, frame_files(source)))
+    return Manifest(frames.names, frames.size, frames.fps, digests)
 
 
 def working_size(size: tuple[int, int], settings: FramesSettings) -> tuple[int, int]:
     """(H, W) px at which the networks see frames of `size`."""
-    scale = settings.height / min(size) if settings.height else 1.0
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    height = settings.height
+    scale = min(height / min(size), SLENDER * height / max(size)) if height else 1.0
+    least = min(height, NARROW) if height else 1
+    return max(least, round(size[0] * scale)), max(least, round(size[1] * scale))
 
 
 def working_frames(frames: FrameReader, settings: FramesSettings) -> FrameReader:
@@ -256,16 +444,99 @@ def resize_masks(masks: Mapping[int, IndexMask], size: tuple[int, int]) -> dict[
     return {j: resize_mask(mask, size) for j, mask in masks.items()}
 
 
-def _read_image(path: Path, video: str) -> Image:
-    if not path.is_file():
-        raise BadInput(f"video {video}, frame {path.stem}: {path} is missing")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _read_image(path: Path, where: str, files: SourceFiles, *, strict: bool, bits: int) -> Image:
+    data = file_bytes(path, where, files)
+    mode = _header(data, where, files)
+    if strict and mode != "CMYK":
+        _check_jpeg(data, where)
+    try:
+        depth = cv2.IMREAD_ANYDEPTH if bits < DEEP else 0
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | depth)
+    except cv2.error:
+        image = None
     if image is None:
-        raise BadInput(
-            f"video {video}, frame {path.stem}: {path} cannot be decoded as an image; "
-            "it is truncated or of another kind"
-        )
+        raise BadInput(f"{where} cannot be decoded as an image; it is truncated or of another kind")
+    if image.dtype == np.uint16:
+        image = (image >> (bits - 8)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def deep(path: Path) -> bool:
+    """Whether an image has 16 bits a channel; False if it cannot be read."""
+    if path.suffix.lower() not in DEEP_SUFFIXES:
+        return False
+    with suppress(OSError, cv2.error), path.open("rb") as file:
+        head = file.read(PNG_DEPTH + 1)
+        if head.startswith(PNG):
+            return head[PNG_DEPTH:] == bytes([DEEP])
+        image = cv2.imdecode(np.frombuffer(head + file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+        return image is not None and image.dtype == np.uint16
+    return False
+
+
+def source_bits(source: FrameSource) -> int:
+    """Bits a channel that a video's images hold of 16; 16 also for others, and for a film."""
+    images = isinstance(source, tuple) and bool(source) and deep(source[0])
+    return bits_held(frame_files(source)) if images else DEEP
+
+
+def bits_held(paths: Sequence[Path]) -> int:
+    """Bits a channel that 16-bit images use: 8, 10, 12 or 14 where all values fit, else 16."""
+    highest = 0
+    for path in paths:
+        with suppress(OSError, cv2.error):
+            data = np.frombuffer(path.read_bytes(), np.uint8)
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+            highest = max(highest, 0 if image is None else int(image.max()))
+        if highest >> DEPTHS[-1]:
+            break
+    return next((bits for bits in DEPTHS if 0 < highest < 1 << bits), DEEP)
+
+
+def file_bytes(path: Path, where: str, files: SourceFiles) -> bytes:
+    """What a file holds; BadInput if it is no file, or unreadable."""
+    try:
+        if path.is_file():
+            return files.read(path)
+    except OSError as error:
+        raise BadInput(f"{where} cannot be read ({error.strerror})") from error
+    raise BadInput(f"{where} {_absent(path)}")
+
+
+def _absent(path: Path) -> str:
+    """Why a path is no file."""
+    return "is no regular file" if path.exists() else "is missing"
+
+
+def _header(data: bytes, where: str, files: SourceFiles) -> str | None:
+    """Pillow's mode of an image, None if it knows none; BadInput if the image is too large."""
+    try:
+        with Pillow.open(BytesIO(data)) as image:
+            size, mode = (image.height, image.width), image.mode
+    except Exception:  # a damaged header can raise anything; the decoder says what is wrong
+        return None
+    _check_pixels(size, where, files)
+    return mode
+
+
+def _check_pixels(size: tuple[int, int], where: str, files: SourceFiles) -> None:
+    if size[0] * size[1] > files.most_pixels:
+        raise BadInput(
+            f"{where} is {_by(size)}, more than {files.most_pixels // 1_000_000} million pixels; "
+            "scale it down, or raise frames.megapixels"
+        )
+
+
+def _check_jpeg(data: bytes, where: str) -> None:
+    """BadInput for a JPEG that this decoder has something to say against; others are exact."""
+    if data.startswith(JPEG):
+        try:
+            decode_image_jpegturbo(data, "mono")
+        except Exception as error:  # it raises no narrower one
+            raise BadInput(
+                f"{where} is damaged or truncated, so that a part of it cannot be decoded; "
+                "restore the file"
+            ) from error
 
 
 def _by(size: Sequence[int]) -> str:
@@ -278,37 +549,63 @@ def _by(size: Sequence[int]) -> str:
 
 def picture_size(path: Path, where: str) -> tuple[int, int]:
     """(H, W) px of an image file, by its header; BadInput if it has none."""
+    if not path.is_file():
+        raise BadInput(f"{where}: {path} {_absent(path)}")
     try:
         with Pillow.open(path) as image:
             return image.height, image.width
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # a damaged header can raise anything
         raise BadInput(f"{where}: {path} cannot be read as an image ({error})") from error
 
 
 def mask_files(source: MaskSource) -> tuple[Path, ...]:
-    """The files of a mask."""
+    """The files that a mask is read from."""
     return (source,) if isinstance(source, Path) else source.paths
 
 
 def read_index_mask(
-    source: MaskSource, size: tuple[int, int], video: str, frame: str, *, given: bool = False
+    source: MaskSource,
+    size: tuple[int, int],
+    video: str,
+    frame: str,
+    files: SourceFiles = DISK,
+    *,
+    given: bool = False,
+    blank: bool = False,
 ) -> IndexMask:
     """An index mask (H, W) uint8: 0 background, object numbers, 255 void.
 
-    A mask of only 0 and 255 holds one object, number 1. given: a mask to start from, which
-    must hold an object. Raises BadInput for a missing or unreadable file, another size, a
-    colour or antialiased mask, and a given mask without an object.
+    A mask of only 0 and 255 holds one object, number 1. given: a mask to start from, which must
+    hold an object unless blank is set, and is scaled where it has the frames' proportions. Raises
+    BadInput for a missing or unreadable file, another size, a colour or antialiased mask, and a
+    given mask without an object.
     """
     where = f"video {video}, frame {frame}: mask {mask_files(source)[0]}"
     if isinstance(source, Layers):
-        values = _joined(source, size, f"video {video}, frame {frame}")
+        values = _joined(source, size, f"video {video}, frame {frame}", files)
+    elif isinstance(source, Path):
+        data = file_bytes(source, where, files)
+        plain = _plain_values(data, size, where)
+        values = plain if plain is not None else index_values(decode(data, where, files), where)
+        values = one_object(values)
     else:
-        plain = _plain_values(source, size, where)
-        values = _one_object(_index_values(source, where) if plain is None else plain)
-        _check_size(values, size, where)
-    if given and not np.any((values > 0) & (values < VOID)):
+        values = source.draw(size, where, files)
+    if given and proportional(values.shape, size):
+        values = resize_mask(values, size)
+    _check_size(values, size, where)
+    if given and not blank and not holds_object(values):
         raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
     return values
+
+
+def holds_object(mask: IndexMask) -> bool:
+    """Whether any pixel of an index mask is an object's."""
+    return bool(np.any((mask > 0) & (mask < VOID)))
+
+
+def proportional(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes (H, W) are one picture's, each side of either rounded to whole px."""
+    return 2 * abs(size[0] * other[1] - size[1] * other[0]) <= min(sum(size), sum(other))
 
 
 def _check_size(mask: IndexMask, size: tuple[int, int], where: str) -> None:
@@ -319,7 +616,7 @@ def _check_size(mask: IndexMask, size: tuple[int, int], where: str) -> None:
         )
 
 
-def _one_object(values: IndexMask) -> IndexMask:
+def one_object(values: IndexMask) -> IndexMask:
     """0 and 255 as 0 and 1; a mask with other numbers as it is."""
     return (values == VOID).view(np.uint8) if _black_and_white(values) else values
 
@@ -332,46 +629,54 @@ def _black_and_white(values: IndexMask) -> bool:
     return bool((values + np.uint8(1)).max() <= 1)
 
 
-def _joined(layers: Layers, size: tuple[int, int], where: str) -> IndexMask:
+def _joined(layers: Layers, size: tuple[int, int], where: str, files: SourceFiles) -> IndexMask:
     """Layers as object numbers in the frames' size."""
     values = np.zeros(size, np.uint8)
     for number, path in enumerate(layers.paths, 1):
-        shown = np.array(_decoded(path, f"{where}: mask {path}").convert("L")) > HALF
+        this = f"{where}: mask {path}"
+        data = file_bytes(path, this, files)
+        _check_jpeg(data, this)
+        shown = np.array(decode(data, this, files).convert("L")) > HALF
         layer = shown.astype(np.uint8)
         if layers.scaled:
             layer = cv2.resize(layer, size[::-1], interpolation=cv2.INTER_NEAREST)
-        _check_size(layer, size, f"{where}: mask {path}")
+        _check_size(layer, size, this)
         values[layer > 0] = number
     return values
 
 
-def _decoded(path: Path, where: str) -> Pillow.Image:
-    if not path.is_file():
-        raise BadInput(f"{where} is missing")
+def decode(data: bytes, where: str, files: SourceFiles) -> Pillow.Image:
+    """The picture in a file's bytes, as it is stored; BadInput if it is damaged or too large."""
+    _header(data, where, files)
     try:
-        with Pillow.open(path) as image:
+        with Pillow.open(BytesIO(data)) as image:
+            image.verify()
+        with Pillow.open(BytesIO(data)) as image:
             image.load()
             return image
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadInput(f"{where} cannot be decoded as an image ({error})") from error
+    except Exception as error:  # damage can raise anything
+        raise BadInput(f"{where} cannot be decoded as an image ({_reason(error)})") from error
 
 
-def _plain_values(path: Path, size: tuple[int, int], where: str) -> IndexMask | None:
-    """_index_values() of a PNG with one channel of 8 bits and the frames' size; else None.
+def _reason(error: Exception) -> str:
+    """What a decoder says, in one line that does not name where its bytes were kept."""
+    return re.sub(r"<.*>", "its bytes", str(error)).splitlines()[0] if str(error) else "damaged"
+
+
+def _plain_values(data: bytes, size: tuple[int, int], where: str) -> IndexMask | None:
+    """index_values() of a PNG with one channel of 8 bits and the frames' size; else None.
 
     Most masks are such, and this decoder takes a tenth of Pillow's time.
     """
     try:
-        data = path.read_bytes()
         values = decode_image_png_u8(data, size, "mono")[..., 0]
     except Exception:  # it raises no narrower one, and Pillow says better what is wrong
         return None
     return values if data[COLOUR_TYPE] == PALETTE else _numbers(values, where)
 
 
-def _index_values(path: Path, where: str) -> IndexMask:
-    """Pixel values of a mask file as object numbers."""
-    image = _decoded(path, where)
+def index_values(image: Pillow.Image, where: str) -> IndexMask:
+    """Pixel values of a mask as object numbers; BadInput if they are none."""
     if image.format == "JPEG":
         raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
     pixels = np.array(image)
@@ -396,7 +701,7 @@ def _grey(pixels: IndexMask, where: str) -> IndexMask:
     common = ", ".join(f"#{found[n]:06x}" for n in np.argsort(-counts)[:4])
     raise BadInput(
         f"{where} is a colour picture ({len(found)} colours, most {common}) and not object "
-        "numbers; convert it: Image.open(p).quantize(256, dither=0).save(p), then check the numbers"
+        "numbers; --mask-from colours takes every colour as an object"
     )
 
 
@@ -413,6 +718,6 @@ def _numbers(values: IndexMask, where: str) -> IndexMask:
     if not numbered and (kinds > LEVELS or soft):
         raise BadInput(
             f"{where} has {kinds} grey values between 0 and 255: its edges are antialiased; "
-            "cut it at half: Image.open(p).convert('L').point(lambda v: 255 * (v > 127)).save(p)"
+            "--mask-from threshold takes what is brighter than half as the object"
         )
     return values

@@ -34,7 +34,7 @@ def msk(
 
     They are of the given masks' size, which the frames need not be of.
     Each object goes both ways from its first given mask; a later given mask of it replaces
-    what was propagated there. Confidences follow the object IDs, ascending. ValueError if
+    what was propagated there. Confidences follow the object IDs, ascending. BadWeights if
     the weights hold no msk.
     """
     networks.need("msk", MSK)

@@ -26,7 +26,7 @@ def proposals(
     """Class-agnostic boxes of every frame, in order.
 
     size: (H, W) px. Yields boxes (M, 4) float32 xyxy px inside the frame and their
-    objectness (M,) float32 in 0..1, highest first, M <= settings.per_frame. ValueError if
+    objectness (M,) float32 in 0..1, highest first, M <= settings.per_frame. BadWeights if
     the weights hold no rpn.
     """
     rpn = networks.need("rpn", RPN)

@@ -51,7 +51,7 @@ def segment(
     frames: T of (H, W, 3) uint8 RGB, or an array (T, H, W, 3). masks: (H, W) uint8 by frame from
     0, of the frames in which objects are given: 0 background, 1 to 254 objects, 255 void; they
     are kept to the pixel. networks: from models.weights.load(), whose device and precision they
-    have. BadInput (a ValueError) for frames or masks that do not fit; ValueError if the networks
+    have. BadInput (a ValueError) for frames or masks that do not fit; BadWeights if the networks
     lack a module. Features and flow of the whole clip are held in memory: about 10 MB a frame
     of 854 x 480.
     """

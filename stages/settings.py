@@ -67,6 +67,14 @@ class FramesSettings(Checked):
         480,
         "shorter side in px to which frames are scaled for the networks, up or down; 0: not at all",
         low=0,
+        high=4320,
+    )
+    megapixels: int = setting(
+        100,
+        "million pixels of a frame or mask, at most; a larger one is refused by its header",
+        low=1,
+        high=1000,
+        later=True,
     )
 
 
@@ -106,12 +114,17 @@ class MatchesSettings(Checked):
     rho_reid: float = setting(0.7, "similarity above which a proposal is kept", low=-1.0, high=2.0)
     evidence: float = setting(
         0.6,
-        "weight of evidence in similarity, beside the cosine (stages/evidence.py); 0: the cosine "
+        "weight of evidence in similarity, added to the cosine (stages/evidence.py); 0: the cosine "
         "alone, as in the paper",
         low=0.0,
+        high=10.0,
     )
-    templates: int = setting(20, "templates added an object and iteration, at most", low=0)
-    template_gap: int = setting(3, "frames between two added templates of an object", low=1)
+    templates: int = setting(
+        20, "templates added an object and iteration, at most", low=0, high=1000
+    )
+    template_gap: int = setting(
+        3, "frames between two added templates of an object", low=1, high=1_000_000
+    )
     template_set: str = setting(
         "chosen",
         "templates besides the given masks: chosen anew from the masks of the iteration before, or "
@@ -143,7 +156,9 @@ class TrackletsSettings(Checked):
     abort_ratio: float = setting(
         0.1, "propagation ends below this share of the starting area", low=0.0, high=1.0
     )
-    abort_area: float = setting(16.0, "propagation ends below this area in px", low=0.0)
+    abort_area: float = setting(
+        16.0, "propagation ends below this area in px", low=0.0, high=1_000_000_000.0
+    )
 
 
 @dataclass(frozen=True)
@@ -161,6 +176,7 @@ class TubesSettings(Checked):
         "reach of the filter that makes masks follow the colours of the frame, in cells of a box "
         "mask (stages/edges.py); 0: none, as in the paper",
         low=0.0,
+        high=10.0,
     )
     template_confidence: float = setting(
         0.8, "mean foreground probability from which a mask is offered", low=0.0, high=1.0

@@ -39,7 +39,7 @@ WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
 
 Known = Callable[[], Sequence[tuple[StartingPoint, Memory]]]
-"""the given masks with what they show"""
+"""the given masks with what they show in their RoIs"""
 
 
 class TrackletMemo(Protocol):
@@ -216,12 +216,13 @@ def propagate(
 def _remembered(propagation: Propagation, given: Sequence[StartingPoint]) -> Known:
     """What the given masks show: computed once, and not before it is asked for."""
     remember, coarse = propagation.networks.remember, propagation.features.coarse
+    cells = propagation.networks.architecture.roi_size**2
 
     def remembered() -> list[tuple[StartingPoint, Memory]]:
         shown = [
             (s, remember(coarse(s.frame), s.box, s.mask, plain=propagation.plain)) for s in given
         ]
-        return [(s, memory) for s, memory in shown if memory is not None]
+        return [(s, memory.roi(cells)) for s, memory in shown if memory is not None]
 
     return cache(remembered)
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from models.networks import Half
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
@@ -33,15 +37,29 @@ class Rows(Protocol):
     def __getitem__(self, j: int) -> npt.NDArray[Any]: ...
 
 
+class SourceFiles(Protocol):
+    """How a person's files are read: as they lie, or only as a run was planned from them."""
+
+    @property
+    def most_pixels(self) -> int:
+        """of an image that is decoded"""
+
+    def read(self, path: Path) -> bytes:
+        """The bytes of a file. OSError if it cannot be read."""
+
+    def check(self, path: Path) -> None:
+        """End the run if a file that a decoder opens by itself is another than planned."""
+
+
 class FeatureReader(Protocol):
     """Features of one video, read frame by frame."""
 
     def __len__(self) -> int: ...
 
-    def coarse(self, j: int) -> npt.NDArray[np.float16]:
+    def coarse(self, j: int) -> Half:
         """f_j: (C, ceil(H/8), ceil(W/8)) float16."""
 
-    def fine(self, j: int) -> npt.NDArray[np.float16] | None:
+    def fine(self, j: int) -> Half | None:
         """f4 of frame j: (C4, ceil(H/4), ceil(W/4)) float16; None without refinement."""
 
 

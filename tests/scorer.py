@@ -1,4 +1,4 @@
-"""How fast J and F are beside the official DAVIS 2017 tool, on masks that the person has.
+"""How fast J and F are next to the official DAVIS 2017 tool, on masks that the person has.
 
     python -m tests.scorer ANNOTATIONS [--videos 30] [--shift 5]
 
@@ -133,7 +133,7 @@ def from_index_masks(truths: Masks, masks: Masks) -> tuple[Floats, Floats]:
 
 
 def from_planes(truth: npt.NDArray[np.bool_], mask: npt.NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """J and F (T,) of one object, its masks being apart already."""
+    """J and F (T,) of one object, its masks already separated."""
     return official_j(truth, mask), official_f(truth, mask, by_opencv)
 
 

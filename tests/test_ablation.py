@@ -41,6 +41,7 @@ from pipeline.paper.tables import (
     categories,
     instances,
 )
+from pipeline.plan.settings import described
 from pipeline.plan.variants import BUILT_UP
 from tests.test_layouts import segtrack, youtube
 from tests.test_report import Page
@@ -400,7 +401,7 @@ def test_what_the_weights_lack_stays_out(
     bare = place.folder / "bare.safetensors"
     save(bare, a, {"trunk": build("trunk", a)}, {})
     with pytest.raises(UserError, match="holds no msk, which variant msk needs"):
-        Ablation(**{**options, "weights": str(bare), "msk_weights": str(bare)})
+        Ablation(**{**options, "weights": str(bare), "msk_weights": str(bare)}).complete()
 
 
 def test_what_online_training_left_as_it_was_stays_out(
@@ -445,7 +446,7 @@ def test_runs_may_have_weights_of_their_own(place: Place, monkeypatch: pytest.Mo
     }
     for wrong in ("remp-plain=x", "msk"):
         with pytest.raises(UserError, match=f"--weights-for {wrong}: give RUN=FILE; runs are msk,"):
-            Ablation(**place.options(weights_for=wrong))
+            Ablation(**place.options(weights_for=wrong)).complete()
 
 
 # --- scores of the server ------------------------------------------------------------
@@ -508,7 +509,7 @@ def test_bad_scores_of_the_server(
     path = tmp_path / "server.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=re.escape(message)) as caught:
-        Ablation(**unscored, server_scores=str(path))
+        Ablation(**unscored, server_scores=str(path)).complete()
     assert "\n" not in str(caught.value)
 
 
@@ -517,7 +518,7 @@ def test_what_is_scored_here_takes_no_scores_of_the_server(
 ) -> None:
     monkeypatch.setenv("DYENET_CACHE", str(place.cache))
     with pytest.raises(UserError, match="split val of davis17 has annotations"):
-        Ablation(**place.options(server_scores="server.csv"))
+        Ablation(**place.options(server_scores="server.csv")).complete()
 
 
 # --- Table 5 -------------------------------------------------------------------------
@@ -558,8 +559,11 @@ def test_table5_of_three_datasets(
     assert table.loc[("DyeNet", "paper"), columns].tolist()[:3] == [86.2, 78.7, 79.6]
     line = next(row for row in printed.splitlines() if "DyeNet (offline)" in row and "run" in row)
     assert line.split()[-4:] == [*(f"{value:.1f}" for value in j[:3]), "-"]
+    for run in (*runs, online):
+        assert f"{run}: profile {described(reports.read_run(Path(run))['settings'])}\n" in printed
     for wrong, message in (
         ([*runs, runs[0]], "both of davis16 val; give one"),
+        ([*runs, "--online", f"{runs[0]}/."], "as before and as after online training"),
         ([str(place.out / "remp")], "a run of remp; Table 5 is of dyenet"),
         ([str(place.out)], "no run to report on"),
     ):

@@ -30,6 +30,7 @@ FORBIDDEN = {
 
 ROOMS = {
     "errors": set(),
+    "interrupts": set(),
     "datasets": {"errors"},
     "plan": {"errors", "datasets"},
     "results": {"errors", "datasets"},
@@ -39,6 +40,7 @@ ROOMS = {
     "pages": {"errors", "plan", "results", "reports", "paper"},
     "commands": {
         "errors",
+        "interrupts",
         "datasets",
         "plan",
         "results",
@@ -51,6 +53,7 @@ ROOMS = {
     "__init__": {"commands"},
     "cli": {
         "errors",
+        "interrupts",
         "datasets",
         "plan",
         "results",

@@ -171,3 +171,14 @@ def test_speed_prints_frames_a_second_by_stage(tmp_path: Path) -> None:
     for row in ("| features | ", "| all, offline | ", "| all, online | ", "| paper, offline,"):
         assert row in done.stdout
     assert not (tmp_path / "c").exists()
+
+
+def test_scheduling_is_told_for_every_number_of_videos(tmp_path: Path) -> None:
+    done = command("dyenet", "bench-scheduling", "--videos", "2,3", cache=tmp_path, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "|" in line]
+    assert rows[0][:3] == ["videos", "planning", "scheduling"]
+    assert [row[0] for row in rows[2:]] == ["2", "3"]
+    for row in rows[2:]:
+        *parts, whole, _, rerun, _ = map(float, row[1:])
+        assert sum(parts) == pytest.approx(whole, abs=0.5) and min(*parts, rerun) >= 0

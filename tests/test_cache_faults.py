@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.files import CacheError, DamagedArtifact
+from cache.files import GRACE_S, CacheError, DamagedArtifact
 from cache.keys import key
-from cache.prune import prune
+from cache.prune import prune, sweep
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
@@ -166,11 +166,12 @@ def test_a_file_replaced_meanwhile_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["features", "matches"])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, OSError, GeneratorExit])
 def test_an_exception_leaves_nothing(stage: str, kind: type[BaseException], tmp_path: Path) -> None:
+    threads = threading.active_count()
     with pytest.raises(kind), Store(tmp_path).write(stage, "demo", "bear", {}) as writer:
         fill(writer, stage, example(stage))
         raise kind
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
 
 
 def writing(root: Path) -> subprocess.Popen[str]:
@@ -202,6 +203,27 @@ def test_a_killed_writer_leaves_no_final_file(tmp_path: Path) -> None:
     assert prune(store, delete=True) == []
     assert [p.path for p in prune(store, min_age_s=0, delete=True)] == [orphan]
     assert not orphan.exists()
+
+
+def test_the_next_writer_sweeps_what_a_killed_one_left(tmp_path: Path) -> None:
+    process = writing(tmp_path)
+    process.kill()
+    process.wait()
+    (orphan,) = [p for p in tmp_path.rglob("*") if p.is_file()]
+    record = tmp_path / "runs" / "one" / "two.json.0123.tmp"
+    record.parent.mkdir(parents=True)
+    record.touch()
+    store = Store(tmp_path)
+    store_example(store, "features", seed=1)
+    sweep(store)
+    assert orphan.exists() and record.exists()
+    for path in (orphan, record):
+        then = time.time() - GRACE_S - 1
+        os.utime(path, (then, then))
+    store_example(store, "features", seed=2)
+    sweep(store)
+    assert not orphan.exists() and not record.exists()
+    assert len([p for p in tmp_path.rglob("*") if p.is_file()]) == 2
 
 
 def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_only_some_stages(tmp_path: Path) -> None:
     for stage in ("features", "flow", "scores"):
         store_example(store, stage)
     assert names(store, prune(store, stages=["features"], min_age_s=0)) == {"features"}
-    with pytest.raises(ValueError, match="no such stage: feature"):
+    with pytest.raises(CacheError, match="no such stage: feature"):
         prune(store, stages=["feature"])
 
 
@@ -98,21 +98,42 @@ def test_newest_runs_count(tmp_path: Path) -> None:
     assert [p.parent.name for p in (tmp_path / "runs").rglob("*.json")] == ["matches"]
 
 
-def test_a_size_limit_takes_features_first_then_the_oldest(tmp_path: Path) -> None:
+def test_a_size_limit_takes_the_least_recently_used_first(tmp_path: Path) -> None:
+    """Of files used at the same time features go first; how old a file is does not matter."""
     store = Store(tmp_path)
-    made = []
-    for stage in ("scores", "tubes", "features"):
-        made.append(store_example(store, stage)[0])
-        age(tmp_path, 10)
-    record_run(store, "all", made)
+    tubes, scores, features = (
+        store_example(store, stage)[0] for stage in ("tubes", "scores", "features")
+    )
+    record_run(store, "old", [tubes])
+    time.sleep(0.01)
+    record_run(store, "new", [scores, features])
+    age(tmp_path / "scores", 7200)
     sizes = {stage: use.bytes for stage, use in usage(store).items()}
     total = sum(sizes.values())
-    assert prune(store, min_age_s=0, max_bytes=total) == []
-    found = prune(store, min_age_s=0, max_bytes=total - 1)
-    assert names(store, found) == {"features"} and found[0].reason == "over the size limit"
-    limit = sizes["tubes"]
-    assert names(store, prune(store, min_age_s=0, max_bytes=limit)) == {"features", "scores"}
-    assert names(store, prune(store, min_age_s=0, max_bytes=0, stages=["tubes"])) == {"tubes"}
+
+    def gone(limit: int, **more: object) -> set[str]:
+        found = prune(store, min_age_s=0, max_bytes=limit, **more)
+        assert {item.reason for item in found} <= {"over the size limit"}
+        return names(store, found)
+
+    assert gone(total) == set()
+    assert gone(total - 1) == {"tubes"}
+    assert gone(sizes["scores"]) == {"tubes", "features"}
+    assert gone(0, stages=["scores"]) == {"scores"}
+    time.sleep(0.01)
+    record_run(store, "old", [tubes])
+    assert gone(total - 1) == {"features"}
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """A root that also holds files that this program did not write."""
+    store = Store(tmp_path)
+    store_example(store, "flow")
+    others = [tmp_path / "flow/demo/bear" / name for name in ("notes.txt", "mine.h5", "a.h5.bad")]
+    for path in others:
+        path.write_text("mine")
+    prune(store, min_age_s=0, max_bytes=0, delete=True)
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file()] == sorted(others)
 
 
 def test_orphans_and_damaged_files(tmp_path: Path) -> None:
@@ -148,7 +169,7 @@ def test_an_unreadable_record_stops_pruning(tmp_path: Path) -> None:
     (path,) = (tmp_path / "runs" / "one").iterdir()
     for text in ("{", '{"keys": [], "time": 1}'):
         path.write_text(text)
-        with pytest.raises(CacheError, match=rf"{path.name} is no record of a run"):
+        with pytest.raises(CacheError, match=rf"{path.name} is damaged, and set aside"):
             prune(store)
 
 

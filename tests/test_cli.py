@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import cli
+from pipeline import RunDataset, cli
+from pipeline.plan import machine
+from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS
 from tests.clip import draw
 from tests.tiny_run import FRAMES, command, write_dataset, write_weights
 
@@ -51,6 +53,41 @@ def test_segment_a_folder_of_frames(folder: Path, fast: list[str]) -> None:
         assert (np.array(first) == np.array(given)).all()
         assert first.mode == "P"
     assert (out / "overlays/ant.mp4").stat().st_size
+    said = command("dyenet", "status", frames, mask, *fast, cache=folder / "cache", cwd=folder)
+    assert "\nant\n" in said.stdout and "missing" not in said.stdout
+
+
+def test_status_resolves_precision_by_the_device_as_a_run_does(
+    dataset: list[str],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    driver, flags = folder / "driver", folder / "cpuinfo"
+    driver.touch()
+    flags.write_text("flags: sse")
+    monkeypatch.setattr(machine, "NVIDIA", driver)
+    monkeypatch.setattr(machine, "CPU", flags)
+    usual = [*dataset, "--weights", str(folder / "w.safetensors"), "--max-iterations=1"]
+    for device, precision in (("cpu", "fp32"), ("cuda", "bf16"), ("auto", "bf16")):
+        seen = cli.recipe_of(cli.parser().parse_args(["status", *usual, f"--device={device}"]))
+        assert seen.settings.run.precision == precision
+    assert cli.main(["status", *usual, "--device=tpu"]) == 1
+    assert "--device tpu: must be one of auto, cpu, cuda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["segment", "status", "score"])
+def test_options_are_those_of_run_dataset(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    mine = {"segment": RUN | KEEP, "status": DATASET | VIDEOS | RUN, "score": DATASET}[name]
+    parameters = dict(RunDataset.get_params())
+    for option, about in mine.items():
+        assert f"--{option.replace('_', '-')} " in said and about.help in said
+        if option != "dataset":  # Luigi's help names them all
+            assert parameters[option].description == about.help
+        assert parameters[option].task_value("RunDataset", option) == about.default
 
 
 def test_segment_a_video_with_a_later_mask(
@@ -142,6 +179,7 @@ def test_prune_is_dry_unless_told(
         (["artifacts", "feature"], "no such stage"),
         (["prune", "--stages", "feature"], "no such stage"),
         (["status", "--set", "x=1"], "no such setting"),
+        (["status", "/nowhere.mp4"], "/nowhere.mp4: give its first mask too"),
     ],
 )
 def test_errors_are_one_line(
@@ -151,6 +189,15 @@ def test_errors_are_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"garbled [[[\n", b"[cache\n", b"\xff\xfe[cache]\n"])
+def test_a_garbled_luigi_cfg_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "luigi.cfg").write_bytes(content)
+    done = command("dyenet", "status", cache=tmp_path / "cache", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: luigi.cfg: cannot be read (")
+    assert done.stderr.count("\n") == 1
 
 
 def test_luigi_cfg_and_command_line(folder: Path, dataset: list[str], fast: list[str]) -> None:

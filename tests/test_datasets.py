@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -50,6 +51,56 @@ def test_davis16(tmp_path: Path, lines: str) -> None:
     assert list(bear.frame_names) == ["00000", "00001", "00002"]
     assert bear.first_masks == {0: tmp_path / "Annotations/480p/bear/00000.png"}
     assert bear.annotations is not None and sorted(bear.annotations) == [0, 1, 2]
+
+
+UNFIT = ["..", ".", "/JPEGImages/../x.jpg", "/JPEGImages/./x.jpg", "a" * 256, "a" * 230, "%" * 99]
+BYTES = [b"b\xe4r", b"a\x1bb", b"a\x00b"]
+
+
+@pytest.mark.parametrize("line", [*map(str.encode, UNFIT), *BYTES, b"/x", b"/a/b\xff/x.jpg"])
+@pytest.mark.parametrize(("layout", "split"), [("davis17", "2017/val"), ("segtrackv2", "all")])
+def test_a_listed_name_that_leaves_its_folder_is_one_line(
+    tmp_path: Path, layout: str, split: str, line: bytes
+) -> None:
+    davis(tmp_path, "2017", "", masks=1)
+    path = touch(tmp_path / "ImageSets" / f"{split}.txt")
+    path.write_bytes(b"bear\n" + line + b"\n")
+    touch(path.parent / "bear.txt").write_text("bear\n00000\n")
+    touch(tmp_path / "JPEGImages/bear/00000.png")
+    touch(tmp_path / "GroundTruth/bear/00000.png")
+    with pytest.raises(UserError) as caught:
+        open_dataset(layout, tmp_path, path.stem)
+    assert str(caught.value).startswith("video ") and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", [b"...mp4", b"..mp4", b"b\xe4r.mp4", b"a\nb.mp4", b"c" * 240 + b".mp4"]
+)
+def test_a_file_without_a_fit_name_is_one_line(tmp_path: Path, name: bytes) -> None:
+    path = touch(tmp_path / os.fsdecode(name))
+    for read in (
+        lambda: open_dataset("clip", path, "clip", masks=touch(tmp_path / "masks/first.png")),
+        lambda: open_dataset("folder", tmp_path, "all"),
+    ):
+        with pytest.raises(UserError) as caught:
+            read()
+        assert str(caught.value).startswith("video ") and str(caught.value).isprintable()
+
+
+def test_a_frame_without_a_fit_name_is_one_line(tmp_path: Path) -> None:
+    touch(tmp_path / "walk" / os.fsdecode(b"\xe4.jpg"))
+    with pytest.raises(UserError, match=r"video walk: frame '\\udce4' .* rename the file"):
+        open_dataset("clip", tmp_path / "walk", "clip", masks=touch(tmp_path / "first.png"))
+
+
+def test_names_of_any_script_are_fit(tmp_path: Path) -> None:
+    for name in ("\u6620\u50cf\u3000\u4e00", "a b", "-x", "...x", "100%", "a" * 229):
+        touch(tmp_path / name / "0.jpg")
+        first = touch(tmp_path / "first.png")
+        (video,) = open_dataset("clip", tmp_path / name, "clip", masks=first).videos
+        assert video.name == name
+    with pytest.raises(UserError, match=r"--split '\.\./x': a name holds no slash"):
+        open_dataset("folder", tmp_path, "../x")
 
 
 def test_davis17_test_dev_has_no_annotations(tmp_path: Path) -> None:
@@ -120,7 +171,7 @@ def test_missing_masks_are_named(tmp_path: Path) -> None:
 def test_real_davis() -> None:
     root = SHARED / "davis16"
     if not root.is_dir():
-        pytest.skip("the DAVIS 2016 training sequences are not beside this checkout")
+        pytest.skip("the DAVIS 2016 training sequences are not next to this checkout")
     found = open_dataset("davis16", root, "train")
     assert len(found.videos) == 30
     video = next(v for v in found.videos if v.name == "bear")

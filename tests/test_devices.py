@@ -31,7 +31,7 @@ from models.weights import build
 from stages.evidence import Shown
 from stages.flow_methods import raft_field
 from stages.msk import step as msk_step
-from stages.search import similar
+from stages.search import Grid, similar
 from tests.clip import SIZE
 from tests.networks import random_networks
 from tests.training_clips import SETTINGS, make_clips
@@ -137,7 +137,10 @@ def test_reid_and_mask(networks: Networks) -> None:
     with networks.inference():
         reid, mask = networks.need("reid", ReIDNetwork), networks.need("mask", MaskNetwork)
         scene = reid.scene(f)
-        found = [look(reid, scene, boxes()) for look in (networks.embedded, networks.pooled)]
+        found = [
+            networks.embedded(reid, scene, boxes()),
+            reid.shortcut(scene[0].double(), boxes()),
+        ]
         masks = networks.drawn(mask, f, boxes())
     assert on_cuda(*found, masks)
     assert all(vectors.shape == (2, TINY.embedding) for vectors in found)
@@ -163,11 +166,13 @@ def test_evidence_and_search(networks: Networks) -> None:
     remp = networks.need("remp", ReMP)
     with networks.inference():
         memory = networks.enter(remp, f, fine, boxes()[:1], masks[:1], []).memory
-        shown = Shown(networks.shown(remp, f, memory), boxes())
-        rows = torch.zeros(1, dtype=torch.long, device="cuda")
-        assert on_cuda(shown.rough_agreement(), shown.agreement(rows, masks[:1] / 255))
-        own, others = torch.empty((2, 1, 256), dtype=torch.float64, device="cuda")
-        assert on_cuda(*similar(f[0].double(), own, others, (20.0, 30.0), 1.0))
+        shown = Shown(networks.shown(remp, f, [memory, memory]), boxes())
+        rows = torch.zeros((2, 1), dtype=torch.long, device="cuda")
+        drawn = masks[:, None] / 255
+        assert on_cuda(shown.rough_agreement(), shown.agreement(rows, drawn))
+        vectors = torch.empty((2, 256), dtype=torch.float64, device="cuda")
+        scene = f[0].double()
+        assert on_cuda(*similar(scene, vectors, 1, Grid.of((20.0, 30.0), 1.0, scene[0])))
 
 
 def test_msk(networks: Networks) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,26 +19,25 @@ from pipeline.datasets import rule_of
 from pipeline.datasets.layout import Dataset, Video
 from pipeline.datasets.palette import davis_palette
 from pipeline.datasets.rules import Rule, objects_of
-from pipeline.errors import UserError
+from pipeline.errors import MENDABLE, UserError
+from pipeline.pages.run import report_html
 from pipeline.results.export import (
     Iteration,
-    Run,
     Start,
     VideoResult,
-    drop_others,
     export_video,
     exported,
     starts_of,
-    write_run,
-    write_scores,
 )
 from pipeline.results.folder import score_folder
-from pipeline.results.overlays import overlay, read_palette
+from pipeline.results.overlays import VideoFile, overlay, read_palette
 from pipeline.results.scores import category
+from pipeline.results.tables import Run, gathered
 from stages.frames import FrameReader
 from stages.scores import StartCounts, score_video
 from stages.types import Image, IndexMask, Linking, Matches, StartingPoint, Tracklet
 
+ROOT = Path(__file__).parents[1]
 SIZE = 48, 65
 """(H, W); odd, as some videos are"""
 
@@ -104,6 +105,12 @@ def run(**changes: Any) -> Run:
     return replace(made, **changes)
 
 
+def gather(folder: Path, *videos: VideoResult, **changes: Any) -> None:
+    """Write tables, run.json and report of some videos."""
+    with gathered(folder, videos, run(**changes)):
+        report_html(folder)
+
+
 def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -148,10 +155,9 @@ def test_same_keys_do_nothing_and_other_keys_replace_everything(tmp_path: Path) 
 def test_exports_are_the_same_bytes(tmp_path: Path) -> None:
     for name in "ab":
         export_video(result("walk"), tmp_path / name)
-        write_scores(tmp_path / name, [result("walk")], run())
-        write_run(tmp_path / name, [result("walk")], run())
+        gather(tmp_path / name, result("walk"))
     a, b = (
-        {p: data for p, data in files(tmp_path / name).items() if not p.endswith(".mp4")}
+        {p: data for p, data in files(tmp_path / name).items() if p.startswith(("masks", "scores"))}
         for name in "ab"
     )
     assert a == b
@@ -168,17 +174,7 @@ def test_a_stop_leaves_what_was_there(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         export_video(result("walk", keys={}, masks=breaks()), tmp_path)
     assert files(tmp_path) == before
-
-
-def test_videos_of_an_earlier_run_are_dropped_but_no_other_file(tmp_path: Path) -> None:
-    for name in ("walk", "run"):
-        export_video(result(name), tmp_path)
-    foreign = tmp_path / "masks" / "mine" / "00000.png"
-    foreign.parent.mkdir()
-    foreign.touch()
-    drop_others(tmp_path, ["walk"])
-    assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == ["mine", "walk"]
-    assert [p.name for p in (tmp_path / "overlays").iterdir()] == ["walk.mp4"]
+    assert not list(tmp_path.glob(".made/drafts/*"))
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
@@ -186,14 +182,49 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"video walk: cannot write to .*--output"):
         export_video(result("walk"), tmp_path / "file")
     with pytest.raises(UserError, match="cannot be written"):
-        write_run(tmp_path / "file", [], run())
+        gather(tmp_path / "file")
+
+
+@pytest.mark.parametrize("limit", [0, 3000, 8000, 16000])
+def test_a_full_disk_is_called_that(tmp_path: Path, limit: int) -> None:
+    """Files cannot grow beyond `limit` bytes; small enough for each of them to be the first."""
+    code = f"""
+import resource
+from pathlib import Path
+from pipeline.errors import UserError
+from pipeline.results.export import export_video
+from tests.test_export import result
+made = result("walk")
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    export_video(made, Path({str(tmp_path)!r}))
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith(f"video walk: cannot write to {tmp_path} (File too large); free")
+    assert done.stdout.count("\n") == 1
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} <= {"lock"}
+
+
+def test_a_film_that_was_cut_short_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "film.mp4"
+    film = VideoFile(path, SIZE, 10)
+    for n in range(9):
+        film.write(Noise(9).decode(n))
+    film.finish()
+    data = path.read_bytes()
+    for length in (0, 7, 20, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(OSError, match="cut short"):
+            film.finish()
 
 
 def test_tables(tmp_path: Path) -> None:
+    gather(tmp_path, result("walk"), split="train")
     stale = tmp_path / "scores" / "global_results-train.csv"
-    stale.parent.mkdir()
-    stale.touch()
-    write_scores(tmp_path, [result("walk"), result("007")], run())
+    assert stale.exists()
+    gather(tmp_path, result("walk"), result("007"))
     frames = pd.read_csv(tmp_path / "scores" / "frames.csv", dtype={"video": str})
     assert len(frames) == 2 * 9 * 2 * 2
     assert frames["scored"].sum() == 2 * 7 * 2 * 2
@@ -203,7 +234,7 @@ def test_tables(tmp_path: Path) -> None:
         == [[1, 2, 1, 16]] * 4
     )
     assert not stale.exists()
-    write_scores(tmp_path, [result("walk", scored=False)], run())
+    gather(tmp_path, *(result(name, scored=False) for name in ("walk", "007")))
     assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
         "starts.csv",
         "templates.csv",
@@ -211,7 +242,7 @@ def test_tables(tmp_path: Path) -> None:
 
 
 def test_official_files(tmp_path: Path) -> None:
-    write_scores(tmp_path, [result("walk")], run())
+    gather(tmp_path, result("walk"))
     overall = (tmp_path / "scores" / "global_results-val.csv").read_text().splitlines()
     assert overall[0] == "J&F-Mean,J-Mean,J-Recall,J-Decay,F-Mean,F-Recall,F-Decay"
     j = 13 / 15
@@ -221,7 +252,7 @@ def test_official_files(tmp_path: Path) -> None:
 
 
 def test_run_file(tmp_path: Path) -> None:
-    write_run(tmp_path, [result("walk")], run())
+    gather(tmp_path, result("walk"))
     stored = json.loads((tmp_path / "run.json").read_text())
     assert stored["settings"]["matches"]["rho_reid"] == 0.8
     assert stored["rule"] == {"frames": "inner", "average": "objects"}
@@ -318,7 +349,7 @@ def test_a_bad_mask_is_one_clear_line(tmp_path: Path, fault: str) -> None:
         Pillow.fromarray(truth(3)[:-1]).save(path)
     else:
         Pillow.fromarray(np.stack([truth(3) * 90] * 2 + [truth(3)], -1)).save(path)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(MENDABLE) as error:
         score_folder(tmp_path / "pred", videos, tmp_path / "out", DAVIS)
     line = str(error.value)
     assert "\n" not in line

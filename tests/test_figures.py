@@ -39,8 +39,9 @@ def test_attention_is_of_the_tracklet_that_a_run_makes(frame: int) -> None:
         assert a.mean() == pytest.approx(1, abs=1e-5)
     # Recomputed step by step: the maps are those of the frames after the start, in order.
     f = clip.features.coarse
+    cells = clip.networks.architecture.roi_size**2
     known = [
-        (clip.networks.remember(f(0), g.box, g.mask, plain=False), g.object_id == 1)
+        (clip.networks.remember(f(0), g.box, g.mask, plain=False).roi(cells), g.object_id == 1)
         for g in given
         if (g.frame, g.object_id) != (frame, 1)
     ]
@@ -205,7 +206,7 @@ def test_attention_needs_remp(here: Place) -> None:
     a, path = Architecture.tiny(), here.folder / "plain.safetensors"
     save(path, a, {name: build(name, a) for name in ("trunk", "remp_plain")}, {})
     with pytest.raises(UserError, match="holds no remp"):
-        DrawAttention(**here.options(weights=str(path)))
+        DrawAttention(**here.options(weights=str(path))).complete()
 
 
 def test_clip_of_ones_own(here: Place) -> None:

@@ -27,6 +27,7 @@ from models.config import Architecture
 from models.networks import Networks
 from models.reid_network import ReIDNetwork
 from models.weights import build, load
+from pipeline.run.kept import device_has_room, on_device, to_device
 from stages.boxmask import cut, iou
 from stages.embeddings import embeddings
 from stages.evidence import evidence
@@ -229,7 +230,15 @@ def test_raft(made: Made) -> None:
     assert error(raft_estimator(network, GPU)(*small), here) < 1e-2
 
 
-# --- results do not depend on what ran beside them ---------------------------------
+def test_features_that_stay_on_the_device(made: Made) -> None:
+    f, boxes = made.features.coarse(0), made.proposals.boxes(0)
+    net, placed = networks(GPU, "bf16"), to_device(f)
+    assert placed.is_cuda and on_device(placed) and device_has_room()
+    np.testing.assert_array_equal(placed.cpu().numpy(), f)
+    np.testing.assert_array_equal(net.embed(placed, boxes), net.embed(f, boxes))
+
+
+# --- results do not depend on what ran with them -----------------------------------
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

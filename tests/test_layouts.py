@@ -15,7 +15,8 @@ from pipeline import RunDataset, cli
 from pipeline.commands import engine
 from pipeline.datasets import Dataset, open_dataset
 from pipeline.errors import UserError
-from stages.frames import BadInput, Layers, read_index_mask
+from stages.errors import BadInput
+from stages.frames import Layers, read_index_mask
 from tests.clip import SIZE, draw
 from tests.tiny_run import FRAMES, write_weights
 
@@ -31,7 +32,7 @@ def shown(index: np.ndarray, *objects: int) -> np.ndarray:
 
 
 def segtrack(root: Path) -> Path:
-    """frog: one object, bmp masks beside png images. bmx: two, the second's masks bmp."""
+    """frog: one object, bmp masks next to png images. bmx: two, the second's masks bmp."""
     for j in range(FRAMES):
         image, index = draw(j)
         save(root / f"JPEGImages/frog/frog_{j:05d}.png", image)
@@ -178,6 +179,6 @@ def test_a_changed_layer_changes_the_key(tree: Callable[[str], Path], tmp_path: 
     root = tree("segtrackv2")
     layers = open_dataset("segtrackv2", root, "all").videos[1].first_masks[0]
     with FileDigests(tmp_path / "cache") as digests:
-        before = mask_digest(digests, layers, "bmx")
+        before = mask_digest(layers, digests.digest)
         save(root / "GroundTruth/bmx/2/bmx_06668.bmp", shown(draw(1)[1], 3))
-        assert mask_digest(digests, layers, "bmx") != before
+        assert mask_digest(layers, digests.digest) != before

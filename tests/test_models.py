@@ -20,6 +20,7 @@ import models
 from models import geometry
 from models.backbone import Backbone, Trunk, fold_batch_norms
 from models.config import LATER, Architecture
+from models.errors import BadWeights
 from models.memory import KEPT_EVERY, KEPT_FRAMES, SURE_PROBABILITY, AppearanceMemory, Memory
 from models.networks import MODULES, Networks
 from models.oim import IGNORED, OIM, UNLABELLED
@@ -28,7 +29,6 @@ from models.reid_network import ReIDNetwork
 from models.remp import ReMP
 from models.rpn import RPN
 from models.weights import (
-    BadWeights,
     build,
     load,
     load_modules,
@@ -453,18 +453,21 @@ def test_what_given_masks_show_counts_for_the_object_or_for_the_rest() -> None:
     xs = [torch.randn(1, 8, 4, 4) for _ in range(3)]
     masks = [(torch.rand(1, 1, 4, 4) > 0.5).float() for _ in range(3)]
     mine, same, other = (network.write((x,), (m,)) for x, m in zip(xs, masks, strict=True))
-    joined = mine.beside([(same, True), (other, False)], 16)
+    joined = mine.with_given([(same, True), (other, False)])
     assert torch.equal(joined.keys, torch.cat([mine.keys, same.keys, other.keys], 2))
     flat = [m.flatten() for m in masks]
     own = torch.cat([flat[0], flat[1], torch.zeros(16)])
     rest = torch.cat([1 - flat[0], 1 - flat[1], flat[2]])
     assert torch.equal(joined.sides[0], torch.stack((own, rest), 1))
-    assert torch.equal(mine.beside([], 16).keys, mine.keys)
-    both = Memory(*map(torch.cat, zip(mine, other, same, strict=True))).apart(16, [0, 0, 1])
-    assert torch.equal(both.sides[:1], mine.beside([(other, False)], 16).sides)
-    assert torch.equal(both.keys[1:2], other.beside([(mine, False)], 16).keys)
+    assert torch.equal(mine.with_given([]).keys, mine.keys)
+    rows = Memory(*map(torch.cat, zip(mine, other, same, strict=True)))
+    both = rows.with_others(16, [0, 0, 1])
+    assert torch.equal(both.sides[:1], mine.with_given([(other, False)]).sides)
+    assert torch.equal(both.keys[1:2], other.with_given([(mine, False)]).keys)
     # the third is alone in its frame: what is added has no side
     assert torch.equal(both.keys[2, :, :16], same.keys[0]) and not both.sides[2, 16:].any()
+    # of another object's memory only its RoI joins
+    assert torch.equal(rows.with_others(9, [0, 0, 1]).keys[0, :, 16:], other.keys[0, :, :9])
 
 
 def test_memory_follows_the_last_frame_and_one_in_some() -> None:
@@ -553,7 +556,7 @@ def test_the_shortcut_is_the_network_whose_conv5_adds_nothing() -> None:
     with nets.inference():
         whole = reid(rois).numpy()
     np.testing.assert_allclose(quick, whole, atol=1e-5)
-    # each box alike beside others
+    # each box alike among others
     np.testing.assert_array_equal(quick[1:2], nets.embed(f, boxes[1:2]))
     reid.project.weight[:, :32] = 0.1
     assert reid.learnt

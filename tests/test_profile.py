@@ -211,7 +211,7 @@ def test_a_sweep_says_what_its_axis_is(folder: Path, options: dict[str, str]) ->
 
 def test_a_sweep_over_profiles(folder: Path, options: dict[str, str]) -> None:
     sweep = SweepThreshold(**options, set="run.profile=paper,extended")
-    found = {n: recipe.settings.matches.evidence for n, recipe in sweep.recipes.items()}
+    found = {n: run.recipe.settings.matches.evidence for n, run in sweep.runs.items()}
     assert found == {"profile=paper": 0.0, "profile=extended": 0.6}
 
 

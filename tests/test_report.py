@@ -31,11 +31,12 @@ from pipeline.reports import (
     sweep,
     templates,
 )
-from pipeline.results.export import Template, export_video, write_run, write_scores
+from pipeline.results.export import Template, export_video
 from pipeline.results.files import write_csv
 from pipeline.results.scores import FRAMES, RESULTS
+from pipeline.results.tables import gathered
 from stages.scores import score_video
-from tests.test_export import Iteration, result, run, truth
+from tests.test_export import Iteration, gather, result, run, truth
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -84,8 +85,8 @@ def write(folder: Path, shift: int, rho: float) -> Path:
     settings = run(settings={"matches": {"rho_reid": rho, "templates": 20}})
     for video in videos:
         export_video(video, folder)
-    write_scores(folder, videos, settings)
-    write_run(folder, videos, settings)
+    with gathered(folder, videos, settings):
+        report_html(folder)
     return folder
 
 
@@ -112,8 +113,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     videos = [result("walk & <run>"), bad]
     for video in videos:
         export_video(video, folder)
-    write_scores(folder, videos, run())
-    write_run(folder, videos, run())
+    gather(folder, *videos)
     return folder
 
 
@@ -166,8 +166,8 @@ def test_report_without_annotations_is_pictures(tmp_path: Path) -> None:
     video = result("walk", scored=False)
     settings = run(settings=run().defaults, rule=Rule("later"), dataset="folder")
     export_video(video, tmp_path)
-    write_scores(tmp_path, [video], settings)
-    write_run(tmp_path, [video], settings)
+    with gathered(tmp_path, [video], settings):
+        report_html(tmp_path)
     text = report_html(tmp_path).read_text()
     assert "no annotations" in text
     assert text.count("data:image/jpeg") == 7
@@ -251,7 +251,7 @@ def test_comparison_pairs_pictures_where_runs_differ(swept: Path, tmp_path: Path
 
 
 def test_runs_without_a_common_video_do_not_compare(swept: Path, tmp_path: Path) -> None:
-    write_run(tmp_path, [result("other")], run())
+    gather(tmp_path, result("other"))
     with pytest.raises(UserError, match="no video in common"):
         compare_html(swept / "rho_reid=0.9", tmp_path)
 

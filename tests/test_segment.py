@@ -21,7 +21,7 @@ from pipeline.datasets.demo import Motion, render_clip
 from pipeline.errors import UserError
 from pipeline.plan.settings import RunSettings
 from pipeline.plan.variants import VARIANTS
-from stages.frames import BadInput
+from stages.errors import BadInput
 from tests.networks import random_networks, without
 from tests.tiny_run import ROOT, write_mask
 

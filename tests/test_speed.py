@@ -46,6 +46,9 @@ def test_conditions_name_device_and_precision() -> None:
     text = conditions(RUN, "a machine")
     for part in ("a machine", "bf16", "2 videos, 40 frames", "854x480, 910x480", "compact"):
         assert part in text
+    assert "profile extended." in text
+    paper = {**RUN, "settings": {"run": {"precision": "bf16", "profile": "paper"}}}
+    assert "profile paper." in conditions(paper, "a machine")
 
 
 def test_training_seconds_of_cards(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_evidence_equals_the_loop(clip: Clip) -> None:
             box, mask = cut(clip.annotations[0], i, a.margin, a.mask_size)
             memory = nets.remember(clip.features.coarse(0), box, mask, plain=False)
             assert memory is not None
-            share = nets.recognise(f, memory, plain=False).float().numpy()
+            share = nets.recognise(f, [memory], plain=False)[0].float().numpy()
             rows = [naive(share, b, m) for b, m in zip(boxes, masks, strict=True)]
             template = nets.embed(clip.features.coarse(0), tight(clip.annotations[0] == i)[None])[0]
             promise = [
@@ -90,16 +90,18 @@ def test_the_box_and_mask_of_what_is_shown_agree_most() -> None:
     share = torch.zeros(6, 9)
     share[2:4, 3:6] = 1.0
     boxes = torch.tensor([[48.0, 32, 96, 64], [48, 32, 72, 64], [40, 16, 140, 90], [0, 0, 30, 30]])
-    shown = Shown(share, boxes)
+    blank = torch.zeros(6, 9)
+    shown = Shown(torch.stack((blank, share)), boxes)
     rough = shown.rough_agreement()
-    assert int(rough.argmax()) == 0 and float(rough[3]) == 0
-    agreement = shown.agreement(torch.arange(4), torch.ones(4, 8, 8))
+    assert int(rough[1].argmax()) == 0 and float(rough[1, 3]) == 0 and not rough[0].any()
+    rows = torch.arange(4).repeat(2, 1)
+    nothing, agreement = shown.agreement(rows, torch.ones(2, 4, 8, 8))
     assert int(agreement.argmax()) == 0 and float(agreement[3]) == 0
-    assert float(agreement[0]) > 0.7
+    assert float(agreement[0]) > 0.7 and not nothing.any()
     # half of the mask is missing
-    half = torch.ones(1, 8, 8)
+    half = torch.ones(2, 1, 8, 8)
     half[..., 4:] = 0
-    assert float(shown.agreement(torch.tensor([0]), half)) < 0.6
+    assert float(shown.agreement(torch.zeros(2, 1, dtype=torch.long), half)[1, 0]) < 0.6
 
 
 def test_several_given_masks_of_an_object_speak_each_for_itself(clip: Clip) -> None:
@@ -110,6 +112,20 @@ def test_several_given_masks_of_an_object_speak_each_for_itself(clip: Clip) -> N
         )
 
     np.testing.assert_array_equal(seen(0, 3), np.maximum(seen(0), seen(3)))
+
+
+def test_no_result_depends_on_which_masks_are_looked_for_together(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seen() -> np.ndarray:
+        given = {j: clip.annotations[j] for j in (0, 3)}
+        return np.stack(
+            list(evidence(clip.features, clip.proposals, given, clip.networks, SeenBoxes()))
+        )
+
+    together = seen()
+    monkeypatch.setattr("stages.evidence.TOGETHER", 1)
+    np.testing.assert_array_equal(together, seen())
 
 
 def test_frames_are_read_once_and_masks_remembered(clip: Clip) -> None:

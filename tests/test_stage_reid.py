@@ -40,6 +40,13 @@ def clip() -> Clip:
     return make_clip()
 
 
+def test_features_as_tensors_are_looked_at_alike(clip: Clip) -> None:
+    f, boxes, nets = clip.features.coarse(0), clip.proposals.boxes(0), clip.networks
+    tensor = torch.from_numpy(f)
+    np.testing.assert_array_equal(nets.embed(tensor, boxes), nets.embed(f, boxes))
+    np.testing.assert_array_equal(nets.masks(tensor, boxes), nets.masks(f, boxes))
+
+
 def test_features_do_not_depend_on_the_length_of_the_video(clip: Clip) -> None:
     h, w = -(-SIZE[0] // 8), -(-SIZE[1] // 8)
     for count in (1, 2, 3):
@@ -70,7 +77,7 @@ def test_proposals_and_embeddings(clip: Clip) -> None:
     for v in vectors:
         assert v.shape == (5, 256) and v.dtype == np.float32
         np.testing.assert_allclose((v**2).sum(1), 1, atol=1e-4)
-    # the five best of twelve are the five best of five, and embed alike beside others
+    # the five best of twelve are the five best of five, and embed alike among others
     np.testing.assert_array_equal(vectors[2], clip.proposals.embeddings(2)[:5])
 
 

@@ -10,7 +10,7 @@ import torch
 
 from models.config import Architecture
 from stages.boxmask import tight
-from stages.search import OVERLAP_LIMIT, SCALES, STEPS, Template, search, windows
+from stages.search import OVERLAP_LIMIT, SCALES, STEPS, Grid, Template, search, windows
 from stages.settings import SearchSettings
 from tests import reference
 from tests.clip import FRAMES, SIZE, Clip, make_clip
@@ -144,8 +144,9 @@ def test_a_window_is_left_to_the_object_it_resembles_more(clip: Clip) -> None:
     box = tight(clip.annotations[0] == 1)
     vector = torch.tensor(naive_vector(f.numpy(), tuple(box.tolist())), dtype=torch.float64)
     one, opposite = Template(1, (20.0, 20.0), vector), Template(2, (20.0, 20.0), -vector)
-    first, second = windows(f, [one, opposite], SIZE, 1)
-    assert torch.equal(first, windows(f, [one], SIZE, 1)[0])
+    grids = [[Grid.of(one.size, scale, f[0]) for scale in SCALES]] * 2
+    first, second = windows(f, [one, opposite], grids, SIZE, 1)
+    assert torch.equal(first, windows(f, [one], grids[:1], SIZE, 1)[0])
     assert reference.cosine(naive_vector(f.numpy(), tuple(second.tolist())), vector) < 0
 
 

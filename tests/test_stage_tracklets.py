@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.networks import Networks
+from models import networks as models_networks
+from models.networks import Networks, State
 from stages.settings import TrackletsSettings
 from stages.starts import extent, rank
 from stages.tracklets import Propagated, Propagation, propagate, tracklets
@@ -61,8 +62,12 @@ def expected(
 ) -> Tracklet:
     """The tracklet of one of several starts, some of them given."""
     c = clip()
+    cells = c.networks.architecture.roi_size**2
     known = [
-        (c.networks.remember(c.features.coarse(s.frame), s.box, s.mask, plain=plain), same_object)
+        (
+            c.networks.remember(c.features.coarse(s.frame), s.box, s.mask, plain=plain).roi(cells),
+            same_object,
+        )
         for s in starts
         if s.given and not (s.frame == start.frame and s.object_id == start.object_id)
         for same_object in [s.object_id == start.object_id]
@@ -116,6 +121,40 @@ def test_propagation_equals_one_start_at_a_time(chosen: TrackletsSettings, plain
         middle = start.frame - tracklet.first
         np.testing.assert_array_equal(tracklet.masks[middle], start.mask)
         np.testing.assert_array_equal(tracklet.boxes[middle], start.box)
+
+
+def test_objects_that_know_different_given_masks_step_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # a given mask is not beside itself: its memory has fewer cells than a retrieved one's
+    starts = [clip().start(0, 1, given=True), clip().start(0, 3, given=True), clip().start(2, 1)]
+    alone = grow(starts, TrackletsSettings(), False)
+    monkeypatch.setitem(models_networks.STEP_CHUNK, "cpu", 8)
+    for a, b in zip(alone, grow(starts, TrackletsSettings(), False), strict=True):
+        assert (a.first, a.masks.shape) == (b.first, b.masks.shape)
+        # a larger batch may round otherwise
+        assert np.abs(a.masks.astype(int) - b.masks).max() <= 2
+
+
+def test_given_masks_are_in_memory_once() -> None:
+    c = clip()
+    starts = [c.start(0, i, given=True) for i in (1, 3)]
+    cells = c.networks.architecture.roi_size**2
+    known = [
+        c.networks.remember(c.features.coarse(0), s.box, s.mask, plain=False).roi(cells)
+        for s in starts
+    ]
+    read = c.features.coarse(1), c.features.fine(1)
+    states = [
+        c.networks.start(*read, s.box[None], s.mask[None], given=[(m, False) for m in known])
+        for s in (c.start(1, 1), c.start(1, 3))
+    ]
+    state = c.networks.step(State.cat(states), *read, c.flow.to_previous(1))
+    own = states[0].parts[0].memory
+    for part in state.parts:
+        assert part.memory.keys.shape == own.keys.shape
+        assert all(m is k for (m, _), k in zip(part.given, known, strict=True))
+    assert state.parts[0].memory.keys is own.keys
 
 
 def test_abort() -> None:

@@ -24,8 +24,8 @@ from cache import digests
 from cache.files import BAD, TEMPORARY
 from pipeline import RunDataset, SweepThreshold
 from pipeline.commands import engine
-from pipeline.commands.engine import Stopped
 from pipeline.errors import UserError
+from pipeline.interrupts import Stopped
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
 from tests.clip import draw
@@ -220,8 +220,11 @@ def test_changed_frame(place: Place, run: Callable[..., dict]) -> None:
 
 
 def test_fewer_videos_and_iterations(place: Place, run: Callable[..., dict]) -> None:
-    assert run(videos="bee", max_iterations=1) == {"bee": ["export"], "": ["report"]}
-    assert not (place.out / "masks" / "ant").exists()
+    before = masks(place.out)
+    with pytest.raises(UserError, match=r"holds ant, .*run\.max_iterations: 2 there, 1 here"):
+        run(videos="bee", max_iterations=1)
+    assert run(videos="bee") == {}
+    assert masks(place.out) == before
 
 
 @pytest.mark.parametrize("variant", ["remp", "remp-no-attention", "msk"])
@@ -255,6 +258,7 @@ def test_a_video_of_twice_the_size_is_segmented_alike(
         split="all",
         variant=variant,
         set="frames.height=56,tubes.edges=0",
+        output=place.folder / "sizes",
     )
     for stage in ("features", "flow", "search", "evidence", "matches", "tracklets"):
         large, small = (
@@ -268,7 +272,7 @@ def test_a_video_of_twice_the_size_is_segmented_alike(
         assert large or variant == "msk"
     for j in range(4):
         large, small = (
-            np.asarray(Image.open(place.out / "masks" / name / f"{j:05d}.png"))
+            np.asarray(Image.open(place.folder / "sizes" / "masks" / name / f"{j:05d}.png"))
             for name in ("large", "small")
         )
         assert large.shape == (112, 144)
@@ -312,12 +316,12 @@ def test_sweep_takes_lists_of_any_settings(place: Place) -> None:
         "rho_reid_values": "0.90,0.7",
     }
     sweep = SweepThreshold(**place.options(**lists))
-    assert list(sweep.values) == [
+    assert list(sweep.runs) == [
         f"per_frame={count},rho_reid={rho}" for count in (20, 30) for rho in (0.9, 0.7)
     ]
-    assert len({recipe.digest for recipe in sweep.recipes.values()}) == 4
+    assert len({run.recipe.digest for run in sweep.runs.values()}) == 4
     with pytest.raises(UserError, match="nothing to sweep: give several values"):
-        SweepThreshold(**place.options(rho_reid_values="0.9"))
+        SweepThreshold(**place.options(rho_reid_values="0.9")).complete()
 
 
 @pytest.mark.parametrize(
@@ -336,7 +340,7 @@ def test_sweep_takes_lists_of_any_settings(place: Place) -> None:
 def test_bad_options(place: Place, changed: dict[str, str], message: str) -> None:
     options = place.options(**changed)
     with pytest.raises(UserError) as caught:
-        RunDataset(**options)
+        RunDataset(**options).complete()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -364,7 +368,7 @@ def test_weights_without_a_module(place: Place) -> None:
 
     save(place.weights, Architecture.tiny(), {"trunk": build("trunk", Architecture.tiny())}, {})
     with pytest.raises(UserError, match="holds no rpn, mask, reid, remp, which variant dyenet"):
-        RunDataset(**place.options())
+        RunDataset(**place.options()).complete()
 
 
 @pytest.fixture
@@ -392,6 +396,43 @@ def test_sigterm_leaves_nothing_temporary(place: Place, interrupted: Callable[..
     assert not list(place.folder.rglob(f"*{TEMPORARY}"))
 
 
+def test_ctrl_c_is_one_line(place: Place, interrupted: Callable[..., str]) -> None:
+    said = interrupted(signal.SIGINT, 3)
+    assert said == "ERROR: stopped by Ctrl-C; the same command goes on from here\n"
+    assert not list(place.folder.rglob(f"*{TEMPORARY}"))
+
+
+def test_a_signal_where_python_ignores_errors_still_ends_the_run() -> None:
+    code = """
+import signal, time
+from pipeline import interrupts
+interrupts.install()
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+Last()
+time.sleep(20)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert done.stderr == "ERROR: stopped by SIGTERM; the same command goes on from here\n"
+
+
+def test_a_cache_root_removed_during_a_run_is_made_again(place: Place, finished: Place) -> None:
+    place.empty()
+    process = place.start("--local-scheduler")
+    while process.poll() is None and not place.files("embeddings"):
+        time.sleep(0.005)
+    shutil.rmtree(place.cache, ignore_errors=True)
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    assert "Traceback" not in said
+    if process.wait() == 0:
+        assert masks(place.out) == masks(finished.out)
+    else:
+        assert str(place.cache) in said
+
+
 def test_a_signal_inside_a_callback_of_hdf5_is_still_the_signal(tmp_path: Path) -> None:
     class Reading(Step):
         title = "reading"
@@ -403,7 +444,7 @@ def test_a_signal_inside_a_callback_of_hdf5_is_still_the_signal(tmp_path: Path) 
 
         @staticmethod
         def interrupted(*_: object) -> None:
-            raise Stopped
+            raise Stopped(signal.SIGTERM)
 
         def complete(self) -> bool:
             return False
@@ -434,22 +475,33 @@ def test_two_workers_end_byte_identical(finished: Place, place: Place) -> None:
     assert contents(place.cache) == contents(finished.cache)
 
 
-@pytest.mark.faults
-def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place) -> None:
-    place.empty()
-    shutil.copy(ROOT / "luigi.cfg", place.folder)
+def free_port() -> str:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def start_luigid(place: Place, port: str) -> subprocess.Popen[bytes]:
+    """A scheduler without state that listens."""
     luigid = subprocess.Popen(
         [sys.executable, "-c", LUIGID, "--address", "127.0.0.1", "--port", port],
         cwd=place.folder,
         stderr=subprocess.DEVNULL,
     )
+    while socket.socket().connect_ex(("127.0.0.1", int(port))):
+        assert luigid.poll() is None
+        time.sleep(0.1)
+    return luigid
+
+
+@pytest.mark.faults
+def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place) -> None:
+    place.empty()
+    shutil.copy(ROOT / "luigi.cfg", place.folder)
+    port = free_port()
+    luigid = start_luigid(place, port)
     try:
-        while socket.socket().connect_ex(("127.0.0.1", int(port))):
-            assert luigid.poll() is None
-            time.sleep(0.1)
         there = ["--scheduler-host", "127.0.0.1", "--scheduler-port", port]
         runs = [place.start(*there), place.start(*there)]
         assistant = place.start(*there, "--assistant")
@@ -461,6 +513,26 @@ def test_two_runs_and_an_assistant_share_the_work(finished: Place, place: Place)
         luigid.wait()
     assert contents(place.cache) == contents(finished.cache)
     assert masks(place.out) == masks(finished.out)
+
+
+@pytest.mark.faults
+def test_a_run_whose_luigid_lost_its_tasks_ends_with_a_status(place: Place) -> None:
+    place.empty()
+    shutil.copy(ROOT / "luigi.cfg", place.folder)
+    port = free_port()
+    luigid = start_luigid(place, port)
+    run = place.start("--scheduler-host", "127.0.0.1", "--scheduler-port", port)
+    while run.poll() is None and not place.files("embeddings"):
+        time.sleep(0.01)
+    luigid.kill()
+    luigid.wait()
+    luigid = start_luigid(place, port)
+    try:
+        status = run.wait(timeout=300)
+    finally:
+        luigid.kill()
+        luigid.wait()
+    assert (status == 0) == (place.out / "report.html").exists()
 
 
 @pytest.mark.faults

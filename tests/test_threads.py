@@ -72,7 +72,7 @@ def test_features_boxes_and_steps(clip: Clip, precision: str) -> None:
             *(values.numpy() for values in found),
             nets.embed(f, boxes),
             nets.masks(f, boxes),
-            nets.recognise(f, memory, plain=False).float().numpy(),
+            nets.recognise(f, [memory], plain=False).float().numpy(),
             state.masks,
             *(part.hidden.float().numpy() for part in state.parts),
         ]

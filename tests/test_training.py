@@ -27,11 +27,19 @@ from pipeline.datasets.sources import open_sources
 from pipeline.errors import UserError
 from stages.boxmask import VOID
 from tests.clip import draw
-from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
+from tests.tiny_run import (
+    ROOT,
+    command,
+    environment,
+    write_dataset,
+    write_mask,
+    write_weights,
+)
 from tests.training_clips import SETTINGS, make_clips
 from training import objectives
 from training.batch import Batch, Batches, collate
 from training.boxes import boxes_of, jittered_boxes, unknown
+from training.checkpoint import write_state
 from training.clips import Clip
 from training.loop import Place, Training, rate, train
 from training.objectives import (
@@ -587,13 +595,85 @@ def test_each_kind_of_re_mp_may_have_a_trunk_of_its_own(place: Path) -> None:
         (("TrainDyeNet", "--output", "x"), "give a file that ends in .safetensors"),
         (("TrainDyeNet", "--output", "x.safetensors", "--set", "rat=1"), "did you mean rate?"),
         (("TrainDyeNet", "--output", "x.safetensors", "--set", "clips=0"), "at least 1"),
+        (("TrainDyeNet", "--profile", "pape"), "--profile pape: must be one of extended, paper"),
+        (("TrainMSK", "--loaders", "two"), "--loaders two: must be an integer"),
+        (("TrainMSK",), "TrainMSK needs --output: the .safetensors file to write"),
     ],
 )
 def test_what_a_person_can_mend(place: Path, arguments: tuple[str, ...], message: str) -> None:
     done = luigi(place, *arguments, "--data", f"davis17:{place / 'data'}:val")
     assert done.returncode != 0
-    assert message in done.stderr and "Traceback" not in done.stderr
+    assert message in done.stderr and done.stderr.count("\n") == 1
     assert not (place / "x.safetensors").exists()
+
+
+def test_an_unknown_video_is_one_line_for_each_scope(place: Path) -> None:
+    data = ("--dataset", "davis17", "--root", str(place / "data"), "--videos", "cat")
+    for scope, output in (("dataset", "x.safetensors"), ("video", "x")):
+        done = luigi(place, "FinetuneOnFirstFrames", *data, "--scope", scope, "--output", output)
+        assert done.returncode != 0
+        assert "--videos cat: split val" in done.stderr and done.stderr.count("\n") == 1
+
+
+def checkpoint_of_another_network(place: Path) -> None:
+    folder = place / "x.training"
+    folder.mkdir()
+    write_state(folder / "checkpoint.safetensors", {"weights.x": torch.zeros(1)}, {"done": 1})
+
+
+def masks_without_objects(place: Path) -> None:
+    for path in (place / "data").rglob("*.png"):
+        write_mask(path, np.zeros((56, 72), np.uint8))
+
+
+def small_objects(place: Path) -> None:
+    for path in (place / "data").rglob("*.png"):
+        mask = np.zeros((56, 72), np.uint8)
+        mask[20:24, 20:24] = 1
+        write_mask(path, mask)
+
+
+def weights_without_trunk(place: Path) -> None:
+    tiny = Architecture.tiny()
+    save(place / "msk.safetensors", tiny, {"msk": build("msk", tiny)}, {})
+
+
+def weights_of_another_shape(place: Path) -> None:
+    wide, tiny = replace(Architecture.tiny(), hidden=24), Architecture.tiny()
+    save(place / "wide.safetensors", wide, {"remp": build("remp", tiny)}, {})
+
+
+def nothing(place: Path) -> None:
+    """All is well with the files."""
+
+
+@pytest.mark.parametrize(
+    ("spoil", "arguments", "message"),
+    [
+        (checkpoint_of_another_network, (), "of another network; delete it to start anew"),
+        (masks_without_objects, (), "at least one video or image whose masks hold an object"),
+        (small_objects, ("--loaders", "1"), "hold no object of 64 px"),
+        (weights_without_trunk, ("--weights", "msk.safetensors"), "holds no trunk"),
+        (weights_of_another_shape, ("--weights", "wide.safetensors"), "fit its architecture"),
+        (nothing, ("--backbone", "resnet9"), "backbone = 'resnet9': must be one of"),
+        (nothing, ("--initial", "resnet9"), "resnet9"),
+        (nothing, ("--device", "tpu"), "--device tpu: must be one of auto, cpu, cuda"),
+        (nothing, ("--set", "rate=1e30"), "is not finite"),
+    ],
+)
+def test_faults_of_training_are_one_line(
+    tmp_path: Path, spoil: Callable[[Path], None], arguments: tuple[str, ...], message: str
+) -> None:
+    write_dataset(tmp_path / "data", ("ant",))
+    spoil(tmp_path)
+    task = "TrainRPN" if spoil is weights_without_trunk else "TrainDyeNet"
+    usual = ("--architecture", "tiny", "--output", "x.safetensors", "--set", SHORT)
+    data = ("--data", f"davis17:{tmp_path / 'data'}:val")
+    done = luigi(tmp_path, task, *usual, *data, *arguments)
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stdout
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_another_run_in_the_same_place_is_refused(place: Path) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from models.oim import UNLABELLED
 from stages.boxmask import VOID
+from stages.errors import BadInput
 from training.boxes import boxes_of, followed, jittered_boxes
 from training.clips import Clip
 from training.settings import TrainSettings
@@ -149,10 +150,12 @@ class Batches(Dataset[Batch]):
     ) -> None:
         """clips: by number; iteration i has the numbers i * settings.clips and on.
 
-        ValueError if the clips of an iteration do not divide among the processes.
+        BadInput if the clips of an iteration do not divide among the processes.
         """
         if settings.clips % count:
-            raise ValueError(f"{settings.clips} clips do not divide among {count} processes")
+            raise BadInput(
+                f"clips = {settings.clips}: do not divide among {count} processes; set a multiple"
+            )
         self.clips, self.settings, self.canvas = clips, settings, canvas
         mine = range(rank, settings.clips, count)
         self.groups = [mine[n : n + settings.batch] for n in range(0, len(mine), settings.batch)]
@@ -169,7 +172,7 @@ class Batches(Dataset[Batch]):
     def load(self, done: int, workers: int) -> Iterator[Batch]:
         """Batches from iteration `done` on, in order; `workers` processes make them ahead."""
         loader = DataLoader(
-            self,
+            _Reported(self),
             batch_size=None,
             sampler=range(done * len(self.groups), len(self)),
             num_workers=workers,
@@ -177,7 +180,26 @@ class Batches(Dataset[Batch]):
             worker_init_fn=_alone,
             pin_memory=torch.cuda.is_available(),
         )
-        return iter(loader)
+        for found in loader:
+            if isinstance(found, BadInput):
+                raise found
+            yield found
+
+
+class _Reported(Dataset["Batch | BadInput"]):
+    """Batches in which BadInput is an item: raised, a loading process adds its traceback to it."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Batch | BadInput:
+        try:
+            return self.batches[number]
+        except BadInput as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
 
 def _alone(worker: int) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cache.files import write_file
+from models.errors import BadWeights
 
 HEADER = "training"
 
@@ -23,10 +24,10 @@ def write_state(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, A
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of write_state(). ValueError if the file is damaged or another's."""
+    """The inverse of write_state(). BadWeights if the file is damaged or another's."""
     try:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {})[HEADER])
             return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
     except (SafetensorError, OSError, KeyError) as error:
-        raise ValueError(f"checkpoint {path}: damaged; delete it to start anew") from error
+        raise BadWeights(f"checkpoint {path}: damaged; delete it to start anew") from error

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.boxmask import VOID, object_ids
+from stages.errors import BadInput
 from stages.frames import resize_image, resize_mask
 from stages.types import Image, IndexMask
 from training.motion import Points, Step, grid, look_up, look_up_mask
@@ -80,20 +81,23 @@ class Clips:
     ) -> None:
         """sources: at least one. estimate: optical flow of what did not move by our hand."""
         if not sources:
-            raise ValueError("training needs at least one video or image with masks")
+            raise BadInput("training needs at least one video or image whose masks hold an object")
         self.videos = [source for source in sources if len(source) > 1]
         self.stills = [source for source in sources if len(source) == 1]
         self.rows = identities(sources)
         self.settings, self.estimate = settings, estimate
 
     def __getitem__(self, number: int) -> Clip:
-        """The clip of a number. ValueError if no source has an object large enough."""
+        """The clip of a number. BadInput if no source has an object large enough."""
         rng = np.random.default_rng((self.settings.seed, number))
         for _ in range(TRIES):
             clip = self._draw(rng)
             if any((clip.masks[0] == i).sum() >= SMALLEST_OBJECT for i in clip.labels):
                 return replace(clip, number=number)
-        raise ValueError(f"{TRIES} clips in a row hold no object of {SMALLEST_OBJECT} px")
+        raise BadInput(
+            f"{TRIES} clips in a row hold no object of {SMALLEST_OBJECT} px; train on frames with "
+            "larger objects, or set a greater height"
+        )
 
     def _draw(self, rng: np.random.Generator) -> Clip:
         source = self._pick(rng)

@@ -20,6 +20,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from models.errors import BadWeights
+from stages.errors import BadInput
 from training.batch import CANVAS, Batch, Batches
 from training.checkpoint import read_state, write_state
 from training.clips import Clip
@@ -116,7 +118,7 @@ class Training:
     def step(self, batches: Sequence[Batch]) -> dict[str, float]:
         """One iteration over this process's batches; the mean of each loss over their clips.
 
-        ValueError if a loss or a gradient is not finite.
+        BadInput if a loss or a gradient is not finite.
         """
         began = time.perf_counter()
         for group in self.optimiser.param_groups:
@@ -130,7 +132,10 @@ class Training:
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
         found = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         if not math.isfinite(sum(found.values())):
-            raise ValueError(f"iteration {self.done}: the loss is not finite ({found})")
+            raise BadInput(
+                f"iteration {self.done}: the loss is not finite ({found}); lower the rate, or "
+                "train with precision=fp32"
+            )
         self._limit_gradient()
         self.optimiser.step()
         self.objective.after_step(self.place.gather(self.objective.seen()))
@@ -159,7 +164,7 @@ class Training:
             wrong = next(
                 n for n, p in self._moving() if p.grad is not None and not p.grad.isfinite().all()
             )
-            raise ValueError(
+            raise BadInput(
                 f"iteration {self.done}: the gradient of {wrong} is not finite; lower the rate, "
                 "or train with precision=fp32"
             )
@@ -188,13 +193,13 @@ class Training:
         write_state(path, self.state(), {"done": self.done, "seconds": self.seconds})
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint. ValueError if it is damaged or of another run."""
+        """Go on from a checkpoint. BadWeights if it is damaged or of another run."""
         tensors, about = read_state(path)
         own = {n.removeprefix("weights."): v for n, v in tensors.items() if n[0] == "w"}
         try:
             self.objective.load_state_dict(own)
         except RuntimeError as error:
-            raise ValueError(
+            raise BadWeights(
                 f"checkpoint {path}: of another network; delete it to start anew"
             ) from error
         self.mean = {

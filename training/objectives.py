@@ -203,7 +203,7 @@ class DyeNetObjective(Objective):
         given, _ = wanted(0, roi)
         memory = propagation.memorise(remp, self.a, coarse[:, 0], roi, given, index)
         if memory is not None:
-            memory = memory.apart(self.a.roi_size**2, frames_of)
+            memory = memory.with_others(self.a.roi_size**2, frames_of)
         start = degrade(given, self.settings.degrade, [batch.numbers[b] for b, _ in pairs])
         state = propagation.start(remp, self.a, coarse[:, 0], thin(0), roi, start, index, memory)
         total, steps = coarse.new_zeros(()), batch.masks.shape[1] - 1

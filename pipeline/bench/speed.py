@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.bench.runs import alone, device_name, method_seconds, read_run, run
 from pipeline.paper.published import SPEED
+from pipeline.plan.settings import described
 
 NOT_COUNTED = "scoring, masks and overlays as files, reports, starting the program"
 COUNTED = "decoding and checking the frames, loading the networks, writing the cache"
@@ -96,7 +97,8 @@ def conditions(run: Mapping[str, Any], device: str) -> str:
             f"Device: {device}; precision {run['settings']['run']['precision']}.",
             f"Data: {run['dataset']} {run['split']}, {len(run['videos'])} videos, {frames} frames "
             f"of {', '.join(sizes)} px.",
-            f"Variant {run['variant']}, weights {Path(run['weights']).name}.",
+            f"Variant {run['variant']}, weights {Path(run['weights']).name}, "
+            f"profile {described(run['settings'])}.",
             f"Counted: {COUNTED}.",
             f"Not counted: {NOT_COUNTED}.",
         )

@@ -1,4 +1,4 @@
-"""What a sweep costs beside one run, and whether its results are those of separate runs.
+"""What a sweep costs compared with one run, and whether its results are those of separate runs.
 
 `dyenet bench-sweep` runs every value once by itself and once all values as a sweep, each in an
 empty cache, and prints stage seconds, scoring included.

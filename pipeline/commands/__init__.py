@@ -7,7 +7,7 @@ from pipeline.commands import engine
 engine.install()
 
 from pipeline.commands.ablation import Ablation  # noqa: E402 - needs Luigi set up
-from pipeline.commands.dataset import RunDataset  # noqa: E402
+from pipeline.commands.dataset import ComputeFlow, RunDataset  # noqa: E402
 from pipeline.commands.figures import DrawAttention, DrawComparison, DrawExamples  # noqa: E402
 from pipeline.commands.sweep import SweepThreshold  # noqa: E402
 from pipeline.commands.training import (  # noqa: E402
@@ -19,6 +19,7 @@ from pipeline.commands.training import (  # noqa: E402
 
 __all__ = [
     "Ablation",
+    "ComputeFlow",
     "DrawAttention",
     "DrawComparison",
     "DrawExamples",

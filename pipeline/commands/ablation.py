@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import luigi
 
 from cache import keys
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
+from pipeline.commands.dataset import Report, report_of
 from pipeline.commands.options import Planned, VariantOptions
 from pipeline.errors import UserError
 from pipeline.paper.published import PER_DATASET, PER_VIDEO, TUNED
@@ -61,24 +62,48 @@ class Ablation(VariantOptions, Step):
 
     title = "ablation"
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        from pipeline.paper.attributes import attributes, parse_sizes
+    @cached_property
+    @engine.command()
+    def planned(self) -> Planned:
+        """The runs; planned when they are first asked for."""
+        wanted = self.offline(*BUILT_UP)
+        if self.online_weights:
+            wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
+        return only_tuned(self.plan_runs(wanted))
+
+    @cached_property
+    @engine.command()
+    def thresholds(self) -> tuple[float, float]:
+        """--sizes."""
+        from pipeline.paper.attributes import parse_sizes
+
+        return parse_sizes(self.sizes)
+
+    @cached_property
+    @engine.command()
+    def judged(self) -> pd.DataFrame | None:
+        """The table of --attributes."""
+        from pipeline.paper.attributes import attributes
+
+        return attributes(Path(self.attributes)) if self.attributes else None
+
+    @cached_property
+    @engine.command()
+    def server(self) -> Mapping[str, Scores]:
+        """The scores of --server-scores."""
         from pipeline.paper.server import server_scores
 
-        with engine.command():
-            self.thresholds = parse_sizes(self.sizes)
-            self.judged = attributes(Path(self.attributes)) if self.attributes else None
-            wanted = self.offline(*BUILT_UP)
-            if self.online_weights:
-                wanted |= {name + TUNED: (name, self.online_weights) for name in BUILT_UP}
-            self.planned = only_tuned(self.plan_runs(wanted))
-            self.server: Mapping[str, Scores] = {}
-            if self.server_scores:
-                self._check_unscored()
-                self.server = server_scores(Path(self.server_scores), self.planned.recipes)
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.top} is up to date", flush=True)
+        if not self.server_scores:
+            return {}
+        self._check_unscored()
+        return server_scores(Path(self.server_scores), self.planned.recipes)
+
+    @cached_property
+    @engine.command()
+    def reports(self) -> dict[str, Report]:
+        """The report of each run."""
+        recipes = self.planned.recipes.items()
+        return {name: report_of(recipe, self.top / name) for name, recipe in recipes}
 
     def _check_unscored(self) -> None:
         """UserError if the runs are scored here."""
@@ -90,22 +115,20 @@ class Ablation(VariantOptions, Step):
             )
 
     @property
-    def top(self) -> Path:
-        """The output folder."""
+    def top(self) -> Path:  # type: ignore[override]
         return Path(self.output or f"runs/{self.dataset}-{self.split}-ablation").absolute()
 
     def requires(self) -> dict[str, luigi.Task]:
-        return {
-            name: Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.planned.recipes.items()
-        }
+        return dict(self.reports)
 
     def complete(self) -> bool:
+        # It reads all options, so that a wrong one is said before anything is computed.
+        wanted = self._made_from()
         try:
             made = json.loads(self._marker.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        written = (self.top / "ablation.html").exists() and bool(made == self._made_from())
+        written = (self.top / "ablation.html").exists() and bool(made == wanted)
         return written and all(task.complete() for task in self.requires().values())
 
     def make(self, progress: Progress) -> None:
@@ -203,6 +226,7 @@ def _instances(
 ) -> Iterator[tuple[str, int, float, str, bool]]:
     """The first five columns of INSTANCES of a video; masks: the folder of its prediction."""
     from pipeline.paper.attributes import box_areas, scale_varies, size_class
+    from pipeline.results.files import masks_in
     from stages.boxmask import object_ids
     from stages.frames import read_index_mask
 
@@ -211,9 +235,7 @@ def _instances(
     for _, mask in sorted(files.first_masks(size).items()):
         for i in object_ids(mask):
             first.setdefault(i, float((mask == i).mean()))
-    predicted = (
-        read_index_mask(path, size, files.video, path.stem) for path in sorted(masks.glob("*.png"))
-    )
+    predicted = (read_index_mask(path, size, files.video, path.stem) for path in masks_in(masks))
     areas = box_areas(predicted, sorted(first))
     for i, share in sorted(first.items()):
         yield files.video, i, share, size_class(share, sizes), scale_varies(areas[i])

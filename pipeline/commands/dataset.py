@@ -5,54 +5,88 @@ luigi --module pipeline RunDataset --local-scheduler
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import luigi
 
+from cache import keys
 from cache.store import LIBRARIES
 from pipeline.commands import engine
-from pipeline.commands.options import DatasetOptions
+from pipeline.commands.options import RunOptions
+from pipeline.errors import UserError
 from pipeline.plan import chain
-from pipeline.plan.inputs import cache_root
-from pipeline.plan.profiles import EXTENDED
+from pipeline.plan.inputs import cache_root, sources
+from pipeline.plan.options import ALL, RESULTS
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
+from pipeline.run.group import VideoGroup, grouped
 from pipeline.run.progress import Progress
-from pipeline.run.stages import decided, deciding, possible
+from pipeline.run.stages import decided, deciding, possible, stage_tasks
 from pipeline.run.step import Step
 
 if TYPE_CHECKING:
-    from pipeline.results.export import Run
+    from pipeline.results.tables import Run
 
 
 BEGAN = time.time()
 """when this process started"""
 
 
-class RunDataset(DatasetOptions, luigi.WrapperTask):
+class RunDataset(RunOptions, luigi.WrapperTask):
     """Segment every video of a split, score it and write the report."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.recipe = self.plan(single(self.assignments()))
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.folder(self.recipe)} is up to date", flush=True)
+    @cached_property
+    @engine.command()
+    def recipe(self) -> Recipe:
+        """What is run; planned when it is first asked for."""
+        return self.plan(single(self.assignments()))
+
+    @cached_property
+    @engine.command()
+    def report(self) -> Report:
+        """The run's last task."""
+        return report_of(self.recipe, self.top, self.keep)
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return self.folder(self.recipe)
 
     def requires(self) -> dict[str, luigi.Task]:
-        folder = str(self.folder(self.recipe))
-        return {"report": Report(run_digest=self.recipe.digest, folder=folder)}
+        return {"report": self.report}
+
+    def complete(self) -> bool:
+        return self.say_cost_unless(super().complete(), [self.recipe])
+
+
+class ComputeFlow(RunDataset):
+    """Frames and optical flow of every video of a split, for nodes without a GPU.
+
+    RunDataset, at the same time or later, finds them.
+    """
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return cache_root()
+
+    def requires(self) -> dict[str, luigi.Task]:
+        return {
+            names[0]: FlowOfVideos(videos=names, run_digest=self.recipe.digest)
+            for names in grouped(self.recipe.videos)
+        }
+
+    def complete(self) -> bool:
+        return all(task.complete() for task in self.requires().values())
 
 
 class Export(Step):
@@ -61,6 +95,7 @@ class Export(Step):
     video = luigi.Parameter(description="name of the video")
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -85,7 +120,31 @@ class Export(Step):
 
         with Job(cache_root(), self.run_digest, self.video, progress) as job:
             result = replace(video_result(job), keys=chain.export_keys(job.needed))
+            take(Path(self.folder), job.recipe)
             export_video(result, Path(self.folder))
+            if self.keep == RESULTS:
+                job.drop(chain.PASSING)
+
+
+class SegmentVideos(VideoGroup):
+    """Exported files of some videos, and what is reported of them."""
+
+    folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
+
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
+        given = {"run_digest": self.run_digest, "folder": self.folder, "keep": self.keep}
+        yield Export(video=video, **given)
+        # Known once the video is exported: what is reported, and what tells that it is so.
+        yield from deciding(self.run_digest, video).values()
+        yield from decided(self.run_digest, video, chain.report_labels).values()
+
+
+class FlowOfVideos(VideoGroup):
+    """Optical flow of some videos."""
+
+    def tasks(self, video: str) -> Iterator[luigi.Task]:
+        yield from stage_tasks(self.run_digest, video, ("flow",)).values()
 
 
 class Report(Step):
@@ -93,33 +152,32 @@ class Report(Step):
 
     run_digest = luigi.Parameter(description="digest of the run's recipe")
     folder = luigi.Parameter(description="the output folder")
+    keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
     title = "report"
 
     def requires(self) -> dict[str, luigi.Task]:
-        tasks: dict[str, luigi.Task] = {}
-        for video in read(cache_root(), self.run_digest).videos:
-            tasks[video] = Export(video=video, run_digest=self.run_digest, folder=self.folder)
-            tasks |= _of_video(video, deciding(self.run_digest, video))
-        return tasks
-
-    def needs(self) -> dict[str, luigi.Task]:
-        tasks: dict[str, luigi.Task] = {}
-        for video in read(cache_root(), self.run_digest).videos:
-            tasks |= _of_video(video, decided(self.run_digest, video, chain.report_labels))
-        return tasks
+        recipe = read(cache_root(), self.run_digest)
+        given = {"run_digest": recipe.digest, "folder": self.folder, "keep": self.keep}
+        return {names[0]: SegmentVideos(videos=names, **given) for names in grouped(recipe.videos)}
 
     def complete(self) -> bool:
-        recipe = read(cache_root(), self.run_digest)
-        exports = (
-            Export(video=v, run_digest=self.run_digest, folder=self.folder) for v in recipe.videos
-        )
-        current = report_is_current(recipe, Path(self.folder))
-        return current and all(task.complete() for task in exports)
+        from pipeline.results.export import exported
+        from pipeline.results.tables import report_is_current
+
+        recipe, folder, wanted = read(cache_root(), self.run_digest), Path(self.folder), {}
+        for video in recipe.videos:
+            # Once for both: at ten thousand videos the plans are what takes time.
+            plans = possible(self.run_digest, video)
+            if not any(exported(folder, video, chain.export_keys(plan)) for plan in plans):
+                return False
+            wanted[video] = [chain.keys_of(plan) for plan in plans]
+        return report_is_current(folder, recipe.settings.to_dict(), wanted)
 
     def make(self, progress: Progress) -> None:
         from pipeline.pages.run import report_html
-        from pipeline.results.export import drop_others, write_run, write_scores
+        from pipeline.results.claim import release
+        from pipeline.results.tables import gathered
         from pipeline.run.job import Job
         from pipeline.run.outcome import scored
 
@@ -128,41 +186,72 @@ class Report(Step):
         for video in progress.follow(recipe.videos, len(recipe.videos)):
             with Job(cache_root(), self.run_digest, video, progress) as job:
                 videos.append(scored(job))
-        run = run_of(recipe)
-        drop_others(folder, recipe.videos)
-        write_scores(folder, videos, run)
-        # A stop between these two leaves no report, so the next run writes both again.
-        (folder / "report.html").unlink(missing_ok=True)
-        write_run(folder, videos, run)
-        progress.tell(str(report_html(folder)))
+        take(folder, recipe)
+        with gathered(folder, videos, run_of(recipe)):
+            page = report_html(folder)
+        release(folder)
+        _tell_others(folder, recipe, progress)
+        progress.tell(str(page))
 
 
-def _of_video(video: str, tasks: Mapping[str, luigi.Task]) -> dict[str, luigi.Task]:
-    return {f"{video} {name}": task for name, task in tasks.items()}
+def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
+    """The report of a run into a folder that is fit for it, and taken unless all is done.
+
+    UserError if the run would write over what it reads or over files of others, or if the
+    folder is another run's.
+    """
+    from pipeline.results.apart import check_apart
+    from pipeline.results.export import refuse_foreign_video
+    from pipeline.results.made import sweep
+    from pipeline.results.tables import refuse_foreign_report
+
+    if keep not in (ALL, RESULTS):
+        raise UserError(f"--keep {keep}: must be {ALL} or {RESULTS}")
+    check_apart(folder, recipe.videos, sources(recipe) | {cache_root(): "the artifact root"})
+    report = Report(run_digest=recipe.digest, folder=str(folder), keep=keep)
+    if not report.complete():
+        refuse_foreign_report(folder)
+        for video in recipe.videos:
+            refuse_foreign_video(folder, video)
+        take(folder, recipe)
+        sweep(folder, recipe.videos)
+    return report
 
 
-def report_is_current(recipe: Recipe, folder: Path) -> bool:
-    """Whether the folder's run.json and report are those of this recipe."""
-    try:
-        run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        made = {video: about["keys"] for video, about in run["videos"].items()}
-        # A run of before profiles had this one.
-        profile = run["settings"]["run"].get("profile", EXTENDED)
-    except (OSError, ValueError, KeyError):
-        return False
-    same = made.keys() == recipe.videos.keys() and profile == recipe.settings.run.profile
-    current = same and all(
-        any(made[video] == {name: spec.key for name, spec in plan.items()} for plan in plans)
-        for video in recipe.videos
-        for plans in [possible(recipe.digest, video)]
-    )
-    return current and (folder / "report.html").exists()
+def take(folder: Path, recipe: Recipe) -> None:
+    """Claim an output folder for a run's settings; UserError if it is another run's."""
+    from pipeline.results.claim import claim, flat
+
+    here = {"dataset": recipe.dataset, "split": recipe.split, "weights": _weights(recipe)}
+    settings = here | flat(recipe.settings.to_dict())
+    claim(folder, settings, here | flat(RunSettings().to_dict()), recipe.videos)
+
+
+def _weights(recipe: Recipe) -> str:
+    """A run's weights by what they hold, wherever they lie; a folder of them by its path."""
+    name, video = next(iter(recipe.videos.items()))
+    path = Path(video.weights)
+    if path.stem == name:
+        return str(path.parent)
+    return f"{path.name} ({keys.short(keys.key(video.modules))})"
+
+
+def _tell_others(folder: Path, recipe: Recipe, progress: Progress) -> None:
+    """Say what else lies in the output folder."""
+    from pipeline.results.claim import listed
+    from pipeline.results.made import listed_videos
+    from pipeline.results.tables import unreported
+
+    if others := sorted(listed_videos(folder) - set(recipe.videos)):
+        progress.tell(f"{folder} also holds {listed(others)}; the report covers them")
+    if lost := unreported(folder):
+        progress.tell(f"{folder} also holds {listed(lost)}, not in the report; run them again")
 
 
 def run_of(recipe: Recipe) -> Run:
     """What the run was asked for, and how it was started."""
     from pipeline.datasets import rule_of
-    from pipeline.results.export import Run
+    from pipeline.results.tables import Run
 
     weights = {Path(video.weights) for video in recipe.videos.values()}
     return Run(

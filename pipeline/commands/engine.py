@@ -8,38 +8,65 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
 
 import luigi
+import luigi.retcodes
+import luigi.rpc
+import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
 
-from cache.files import CacheError
-from pipeline.errors import UserError
+from pipeline import interrupts
+from pipeline.commands.worker import Worker
+from pipeline.errors import MENDABLE, UserError
+from pipeline.run.handover import HandedOver
 
 DEFAULTS = {
     # Artifacts are published atomically under their keys, so two runs may share a machine.
-    "core": {"no_lock": "true", "log_level": "WARNING"},
-    # By default a failed run exits with status 0.
+    # A luigid that does not answer is waited for, five minutes.
+    "core": {
+        "no_lock": "true",
+        "log_level": "WARNING",
+        "rpc_retry_attempts": "30",
+        "rpc_retry_wait": "10",
+    },
+    # By default a failed run exits with status 0. Two runs that share tasks through luigid both end
+    # well, though each ran only a part: unfinished() says whether anything is missing.
     "retcode": {
-        "already_running": "10",
+        "already_running": "0",
         "missing_data": "20",
-        "not_run": "25",
         "task_failed": "30",
         "scheduling_error": "35",
         "unhandled_exception": "40",
     },
-    "worker": {"check_complete_on_run": "true"},
+    # A task whose inputs were removed has them made anew (run/step.py).
+    # One that waits asks every one or two seconds.
+    "worker": {
+        "check_complete_on_run": "true",
+        "check_unfulfilled_deps": "false",
+        "wait_jitter": "1",
+    },
     # A damaged artifact is made anew at once, also if it counted as done a moment ago.
     "scheduler": {"stable_done_cooldown_secs": "0", "record_task_history": "false"},
 }
 
+NOT_RUN = 25
+"""exit status of a command that ends before all that it was asked for is there"""
 
-STOPPED = "stopped by SIGTERM; the same command goes on from here"
+
+NO_ANSWER, NO_PING = "Failed connecting to remote scheduler %r", "Failed pinging scheduler"
+"""what Luigi logs while luigid is away"""
+
+
+def show(record: logging.LogRecord, line: str) -> None:
+    """Have one line in place of a message and its traceback."""
+    record.msg, record.args = line, ()
+    record.exc_info, record.exc_text = None, None
 
 
 class OneLine(logging.Filter):
@@ -47,19 +74,28 @@ class OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, UserError | CacheError):
-            record.msg, record.args = str(error), ()
-            record.exc_info, record.exc_text = None, None
-        return True
+        if isinstance(error, MENDABLE):
+            show(record, str(error))
+        elif isinstance(error, luigi.rpc.RPCError):
+            show(record, f"{error}: start luigid; the same command goes on from here")
+        elif record.msg == NO_ANSWER:
+            show(record, f"luigid at {record.args[0]} does not answer; trying again")  # type: ignore
+        # A ping is followed by the next one.
+        quiet = isinstance(error, interrupts.ChildStopped | HandedOver)
+        return not quiet and record.msg != NO_PING
 
 
 def install() -> None:
     """Set the defaults that luigi.cfg leaves open, and quieten what a person can mend."""
     config = luigi.configuration.get_config()
+    # Luigi reads these two from the file, but warns of them.
+    luigi.interface.core.ignore_unconsumed |= {"rpc_retry_attempts", "rpc_retry_wait"}
     for section, values in DEFAULTS.items():
         for name, value in values.items():
             if not config.has_option(section, name):
                 config.set(section, name, value)
+    luigi.retcodes.retcode.not_run = property(unfinished)
+    luigi.worker.Worker = Worker
     logging.getLogger("luigi-interface").addFilter(OneLine())
 
 
@@ -74,44 +110,123 @@ def command() -> Iterator[None]:
 
     On the command line an error that a person can mend ends it with one line and a status.
     """
-    if not commanded():
-        yield
-        return
-    stop_on_sigterm()
-    if luigi.interface.core().local_scheduler:
-        # A worker of its own scheduler would only wait, then try again what cannot work.
-        luigi.configuration.get_config().set("worker", "keep_alive", "false")
     try:
         yield
-    except (UserError, CacheError) as error:
-        raise SystemExit(f"ERROR: {error}") from None
+    except MENDABLE as error:
+        # In a process of Luigi's an exit would leave the command waiting for its answer.
+        if commanded() and multiprocessing.parent_process() is None:
+            raise SystemExit(f"ERROR: {error}") from None
+        raise
 
 
-class Stopped(KeyboardInterrupt):
-    """SIGTERM. Luigi takes other exceptions for a failure of the task and goes on."""
+class Checked(luigi.Parameter):
+    """A parameter whose wrong value on the command line is one line, which names the option.
+
+    Elsewhere it is a ValueError, as Luigi has it.
+    """
+
+    takes: str
+    """what it must be"""
+
+    def _parser_kwargs(self, param_name: str, task_name: str | None = None) -> dict[str, Any]:
+        def checked(text: str) -> str:
+            try:
+                self.parse(text)
+            except ValueError:
+                flag = param_name.replace("_", "-")
+                raise SystemExit(f"ERROR: --{flag} {text}: must be {self.takes}") from None
+            return text
+
+        return {**super()._parser_kwargs(param_name, task_name), "type": checked}
 
 
-def stop_on_sigterm() -> None:
-    """On SIGTERM unwind, so that temporary files go, in the children of a worker too."""
+class Integer(Checked, luigi.IntParameter):
+    """A whole number."""
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise Stopped if multiprocessing.parent_process() is None else UserError(STOPPED)
+    takes = "an integer"
 
-    def hook(kind: type[BaseException], error: BaseException, trace: object) -> None:
-        if isinstance(error, Stopped):
-            print(f"ERROR: {STOPPED}", file=sys.stderr)
-        else:
-            sys.__excepthook__(kind, error, trace)  # type: ignore[arg-type]
 
-    signal.signal(signal.SIGTERM, stop)
-    sys.excepthook = hook
+class Choice(Checked, luigi.ChoiceParameter):
+    """One of some words."""
+
+    def __init__(self, *args: Any, choices: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(*args, choices=choices, **kwargs)
+        self.takes = f"one of {', '.join(choices)}"
+
+
+class Command(luigi.Task):
+    """A task that a person names; `top` is where its results go."""
+
+    top: Path
+    named: ClassVar[Command | None] = None
+    """what the command line named"""
+    done: ClassVar[bool] = False
+    """whether that is known to be complete, or others see to it"""
+
+    @classmethod
+    def get_param_values(cls, params: Any, args: Any, kwargs: Any) -> Any:
+        with command():
+            for name, kind in params if commanded() else ():
+                if name not in kwargs and not kind.has_task_value(cls.get_task_family(), name):
+                    flag = name.replace("_", "-")
+                    raise UserError(f"{cls.__name__} needs --{flag}: {kind.description}")
+        return super().get_param_values(params, args, kwargs)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if commanded():
+            Command.named = Command.named or self
+            prepare()
+
+
+@Command.event_handler(luigi.Event.DEPENDENCY_PRESENT)
+def say_complete(task: Command) -> None:
+    """On the command line say why a task does not run."""
+    Command.done = Command.done or task is Command.named
+    if commanded():
+        print(f"nothing to do: {task.top} is up to date", flush=True)
+
+
+@cache
+def unfinished(_: object) -> int:
+    """Exit status where Luigi has not run every task itself.
+
+    Others may have; or this worker was told to leave.
+    """
+    if Command.named is None or Command.done:
+        return 0
+    with command():
+        if Command.named.complete():
+            return 0
+    if not Worker.failed:
+        print("ERROR: not all is done; the same command goes on from here", file=sys.stderr)
+    return NOT_RUN
+
+
+def prepare() -> None:
+    """What a command sets before Luigi's worker is made, which reads it once."""
+    interrupts.install()
+    # Nothing was asked of an assistant itself.
+    Command.done = luigi.interface.core().assistant
+    if luigi.interface.core().local_scheduler:
+        try_once()
+
+
+def try_once() -> None:
+    """A worker of its own scheduler would only wait, then try again what cannot work."""
+    config = luigi.configuration.get_config()
+    config.set("worker", "keep_alive", "false")
+    config.set("scheduler", "retry_delay", "-1")
 
 
 def build(task: luigi.Task) -> bool:
-    """Run a task with a scheduler of its own; whether all went well."""
-    luigi.configuration.get_config().set("worker", "keep_alive", "false")
+    """Run a task with a scheduler of its own; whether all went well.
+
+    One of MENDABLE for what is wrong with the task's options.
+    """
+    # Asked for here, since Luigi would only log what its complete() raises.
+    task.complete()
+    try_once()
     result = luigi.build([task], local_scheduler=True, detailed_summary=True)
     return result.status in (
         luigi.LuigiStatusCode.SUCCESS,

@@ -12,7 +12,9 @@ at once. A file remembers what it was drawn from and is drawn anew when that cha
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +28,7 @@ from pipeline.errors import UserError
 from pipeline.paper.figures import CELL, KEY, ROI, crop, grid, heat, in_frame, save, spread
 from pipeline.plan import chain
 from pipeline.plan.inputs import cache_root
+from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, FULL, PROPAGATION, VARIANTS
 from pipeline.results.overlays import picture
 from pipeline.run.progress import Progress
@@ -62,6 +65,10 @@ class Drawing(Step):
         """Labels of the artifacts that the drawing reads of a run: the final masks."""
         plan = chain.planned(cache_root(), self.run_digests[name], self.video_of(name))
         return (chain.final(plan),)
+
+    def modules(self, name: str) -> tuple[str, ...]:
+        """Networks that the drawing itself runs, of a run."""
+        return ()
 
     def requires(self) -> dict[str, luigi.Task]:
         return {
@@ -101,7 +108,13 @@ class Drawing(Step):
         with ExitStack() as stack:
             jobs = {
                 name: stack.enter_context(
-                    Job(cache_root(), digest, self.video_of(name), progress, self.labels(name)[0])
+                    Job(
+                        cache_root(),
+                        digest,
+                        self.video_of(name),
+                        progress,
+                        networks_for=self.modules(name),
+                    )
                 )
                 for name, digest in self.run_digests.items()
             }
@@ -177,6 +190,9 @@ class Attention(VariantDrawing):
     def labels(self, name: str) -> tuple[str, ...]:
         more = ("features", "flow") if VARIANTS[name].attention else ()
         return ("tracklets(1)", "frames", *more)
+
+    def modules(self, name: str) -> tuple[str, ...]:
+        return (VARIANTS[name].remp,) if VARIANTS[name].attention else ()
 
     def draw(self, jobs: dict[str, Job]) -> Image:
         from stages.attention import attention
@@ -262,61 +278,64 @@ class Examples(Drawing):
 class FigureOptions(VariantOptions):
     """Options of the figures."""
 
-    columns = luigi.IntParameter(default=6, description="frames drawn, at equal interval")
+    columns = engine.Integer(default=6, description="frames drawn, at equal interval")
 
-    def plan_figure(self, *variants: str) -> dict[str, Any]:
-        """Parameters of a Drawing, by the variants that the weights allow."""
+    variants: ClassVar[Sequence[str]]
+    """names of those that are drawn where the weights allow it"""
+
+    @cached_property
+    @engine.command()
+    def recipes(self) -> Mapping[str, Recipe]:
+        """The runs by variant; planned when they are first asked for."""
         if self.columns < 1:
             raise UserError(f"--columns {self.columns}: must be at least 1")
-        planned = self.plan_runs(self.offline(*variants))
+        planned = self.plan_runs(self.offline(*self.variants))
         for name, reason in planned.left_out.items():
             print(f"{name} is left out: {reason}", flush=True)
-        self.shown = list(next(iter(planned.recipes.values())).videos)
-        folder = Path(self.output or f"runs/{self.dataset}-{self.split}-figures").absolute()
-        digests = {name: recipe.digest for name, recipe in planned.recipes.items()}
-        return {"run_digests": digests, "folder": str(folder), "columns": self.columns}
+        return planned.recipes
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return Path(self.output or f"runs/{self.dataset}-{self.split}-figures").absolute()
+
+    def drawings(self, kind: type[VariantDrawing], **more: Any) -> list[luigi.Task]:
+        """A task a video."""
+        digests = {name: recipe.digest for name, recipe in self.recipes.items()}
+        shared = {"run_digests": digests, "folder": str(self.top), "columns": self.columns, **more}
+        return [kind(video=video, **shared) for video in next(iter(self.recipes.values())).videos]
 
 
 class DrawComparison(FigureOptions, luigi.WrapperTask):
     """Fig. 5: MSK, Re-MP without and with attention and DyeNet side by side; a PNG a video."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.drawn = self.plan_figure(*BUILT_UP)
+    variants = BUILT_UP
 
     def requires(self) -> list[luigi.Task]:
-        return [Comparison(video=video, **self.drawn) for video in self.shown]
+        return self.drawings(Comparison)
 
 
 class DrawExamples(FigureOptions, luigi.WrapperTask):
     """Fig. 7: videos in rows, the frames of each at equal interval with DyeNet's masks; a PNG."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.drawn = self.plan_figure(FULL)
-            digest = self.drawn["run_digests"][FULL]
-            runs = dict.fromkeys(self.shown, digest)
-            self.drawn |= {"videos": self.shown, "run_digests": runs}
+    variants = (FULL,)
 
     def requires(self) -> list[luigi.Task]:
-        return [Examples(**self.drawn)]
+        recipe = self.recipes[FULL]
+        videos = list(recipe.videos)
+        runs = dict.fromkeys(videos, recipe.digest)
+        place = {"folder": str(self.top), "columns": self.columns}
+        return [Examples(videos=videos, run_digests=runs, **place)]
 
 
 class DrawAttention(FigureOptions, luigi.WrapperTask):
     """Fig. 4: the attention over an object's RoI, and its masks with and without it."""
 
-    object = luigi.IntParameter(default=1, description="object drawn, by its number")
+    object = engine.Integer(default=1, description="object drawn, by its number")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            self.drawn = self.plan_figure(*PROPAGATION)
-            if not any(VARIANTS[name].attention for name in self.drawn["run_digests"]):
-                raise UserError(
-                    f"--weights {self.weights}: holds no remp, whose attention is drawn"
-                )
+    variants = PROPAGATION
 
+    @engine.command()
     def requires(self) -> list[luigi.Task]:
-        return [Attention(video=v, object=self.object, **self.drawn) for v in self.shown]
+        if not any(VARIANTS[name].attention for name in self.recipes):
+            raise UserError(f"--weights {self.weights}: holds no remp, whose attention is drawn")
+        return self.drawings(Attention, object=self.object)

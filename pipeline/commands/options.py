@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import copy
+import shutil
+import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import luigi
 
-from cache.prune import record_run
+from cache.files import CacheError, readable, reporting
+from cache.holds import hold
+from cache.prune import record_run, sweep
 from cache.store import Store
+from pipeline.commands import engine
 from pipeline.datasets import LAYOUTS
-from pipeline.errors import UserError
+from pipeline.datasets.reading import FORMS, TURNS, Reading
+from pipeline.errors import MENDABLE, UserError
 from pipeline.plan import chain
 from pipeline.plan.inputs import LacksModules, Options, cache_root, plan_run
-from pipeline.plan.profiles import EXTENDED, PROFILES
+from pipeline.plan.options import KEEP, RESULTS, SHARED
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import OPTIONS, configured, gather, override, single
-from pipeline.plan.variants import FULL, VARIANTS
-
-
-class Assignments(tuple[str, ...]):
-    """What --set was given.
-
-    Luigi cannot hash it, so it never hands out an old instance of a task whose sources may
-    have changed since.
-    """
-
-    __hash__ = None  # type: ignore[assignment]
+from pipeline.plan.settled import served
+from pipeline.plan.variants import VARIANTS
 
 
 class SetParameter(luigi.Parameter):
@@ -38,42 +34,54 @@ class SetParameter(luigi.Parameter):
     def _parser_kwargs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return {**super()._parser_kwargs(*args, **kwargs), "action": "append"}
 
-    def parse(self, x: str | Sequence[str]) -> Assignments:
+    def parse(self, x: str | Sequence[str]) -> tuple[str, ...]:
         return self.normalize(x)
 
-    def normalize(self, x: str | Sequence[str]) -> Assignments:
-        return Assignments([x] if isinstance(x, str) else x)
+    def normalize(self, x: str | Sequence[str]) -> tuple[str, ...]:
+        return (x,) if isinstance(x, str) else tuple(x)
 
     def serialize(self, x: Sequence[str]) -> str:
         return ",".join(x)
 
 
-class DatasetOptions:
+def parameter(name: str) -> luigi.Parameter:
+    """The Luigi parameter of an option that `dyenet` takes too."""
+    option = SHARED[name]
+    kind = luigi.OptionalParameter if option.default is None else luigi.Parameter
+    return kind(default=option.default, description=option.help)
+
+
+class DatasetOptions(engine.Command):
     """Options that every task over a dataset takes."""
 
-    dataset = luigi.Parameter(default="demo", description=f"one of {', '.join(LAYOUTS)}")
-    root = luigi.OptionalParameter(default=None, description="folder of the dataset")
-    split = luigi.Parameter(default="val", description="split of the dataset")
-    videos = luigi.Parameter(default="", description="only these videos: a,b")
-    variant = luigi.OptionalParameter(
-        default=None, description=f"one of {', '.join(VARIANTS)}; default {FULL}"
+    dataset = luigi.Parameter(
+        default=SHARED["dataset"].default, description=f"one of {', '.join(LAYOUTS)}"
     )
-    profile = luigi.OptionalParameter(
-        default=None, description=f"settings by name: {' or '.join(PROFILES)}; default {EXTENDED}"
-    )
-    weights = luigi.Parameter(
-        default="compact",
-        description="compact, a .safetensors file, or a folder of <video>.safetensors",
-    )
-    rho_reid = luigi.OptionalParameter(default=None, description="default 0.7")
-    max_iterations = luigi.OptionalParameter(default=None, description="default 4")
-    set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
-    precision = luigi.OptionalParameter(
-        default=None, description="auto, bf16 or fp32; default auto"
-    )
-    device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
+    root = parameter("root")
+    split = parameter("split")
+    videos = parameter("videos")
+    profile = parameter("profile")
+    weights = parameter("weights")
+    rho_reid = parameter("rho_reid")
+    max_iterations = parameter("max_iterations")
+    set = SetParameter(default=(), description="name=value, any of docs/settings.md")
+    precision = parameter("precision")
+    device = parameter("device")
     masks = luigi.OptionalParameter(
-        default=None, description="with --dataset clip: the first mask, or a folder of masks"
+        default=None, description="of a clip: its first mask, or a folder of masks named by frame"
+    )
+    mask_from = luigi.OptionalParameter(
+        default=None,
+        description=f"of one's own videos: what in a mask shows the objects, {', '.join(FORMS)}",
+    )
+    mask_turn = luigi.OptionalParameter(
+        default=None, description=f"masks lie as frames with a turn are {' or '.join(TURNS)}"
+    )
+    start = luigi.OptionalIntParameter(default=None, description="first frame, counted from 0")
+    end = luigi.OptionalIntParameter(default=None, description="last frame")
+    every = luigi.OptionalIntParameter(default=None, description="of so many frames one")
+    fps = luigi.OptionalFloatParameter(
+        default=None, description="of a video file, so many frames a second"
     )
     output = luigi.OptionalParameter(
         default=None, description="default runs/<dataset>-<split>-<variant>"
@@ -81,32 +89,94 @@ class DatasetOptions:
 
     def assignments(self) -> dict[str, tuple[str, ...]]:
         """Settings given to the task, each with its values."""
-        return gather(self.set, {name: getattr(self, name) for name in OPTIONS})
+        return gather(self.set, {name: getattr(self, name, None) for name in OPTIONS})
 
-    def plan(self, given: Mapping[str, str]) -> Recipe:
-        """Digest the sources and write the recipe of a run with the settings given."""
-        root = cache_root()
-        Store(root).check_writable()
-        options = Options(
+    def options(self, given: Mapping[str, str], weights: str | None = None) -> Options:
+        """What was asked for, with the settings given; weights: in place of --weights."""
+        return Options(
             dataset=self.dataset,
             root=self.root,
             split=self.split,
             masks=self.masks,
             videos=tuple(filter(None, self.videos.split(","))),
-            weights=self.weights,
+            weights=weights or self.weights,
             device=self.device,
             settings=override(configured(), given),
+            reading=Reading(**{item.name: getattr(self, item.name) for item in fields(Reading)}),
         )
-        recipe = plan_run(options, root)
-        recipe.write(root)
+
+    def plan(self, given: Mapping[str, str], weights: str | None = None) -> Recipe:
+        """Digest the sources and write the recipe of a run; arguments as of options()."""
+        store, options = Store(cache_root()), self.options(given, weights)
+        try:
+            store.check_writable()
+        except CacheError:
+            if not _served(options, store):
+                raise
+        recipe = plan_run(options, store.root)
+        recipe.write(store.root)
+        hold(store.root, recipe.digest)
+        sweep(store)
         reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
-        record_run(Store(root), recipe.digest, reached)
+        record_run(store, recipe.digest, reached)
+        # Luigi hands out one instance for the same options; the next one asked for must see the
+        # sources as they are then.
+        luigi.Task.clear_instance_cache()
         return recipe
+
+
+def _served(options: Options, store: Store) -> bool:
+    """Whether a cache that cannot be written to holds all that the run needs of it."""
+    try:
+        return store.root.is_dir() and served(plan_run(options, store.root), store)
+    except MENDABLE:
+        return False
+
+
+class RunOptions(DatasetOptions):
+    """Options of a task that runs one variant."""
+
+    variant = parameter("variant")
+    keep = luigi.Parameter(
+        default=KEEP["keep"].default, significant=False, description=KEEP["keep"].help
+    )
+    _said = False
 
     def folder(self, recipe: Recipe) -> Path:
         """The output folder."""
         name = f"{recipe.dataset}-{recipe.split}-{recipe.settings.run.variant}"
         return Path(self.output or f"runs/{name}").absolute()
+
+    def say_cost_unless(self, done: bool, recipes: Sequence[Recipe]) -> bool:
+        """`done`; where it is not, say once what the runs will add to the cache.
+
+        Also whether the disk has less room than that: an estimate stops no run.
+        """
+        if not done and not self._said:
+            self._said = True
+            self._say_cost(recipes)
+        return done
+
+    def _say_cost(self, recipes: Sequence[Recipe]) -> None:
+        from pipeline.plan.cost import cost
+
+        store = Store(cache_root())
+        if not (found := cost(recipes, store).values()):
+            return
+        staying, passing = sum(c.staying for c in found), [c.passing for c in found]
+        most = staying + (max(passing) if self.keep == RESULTS else sum(passing))
+        said = f"cache: about {readable(most)} for {sum(c.frames for c in found)} frames"
+        if self.keep == RESULTS:
+            said += f", of which {readable(staying)} stay"
+        print(said, flush=True)
+        with reporting(store.root):
+            free = shutil.disk_usage(store.root).free
+        if free < most:
+            print(
+                f"WARNING: {store.root} has room for {readable(free)}; free space there (dyenet "
+                f"prune), add --keep {RESULTS}, or choose another folder in DYENET_CACHE",
+                file=sys.stderr,
+            )
 
 
 @dataclass(frozen=True)
@@ -125,7 +195,6 @@ COUNTED = {"run.retrieval": "always"}
 class VariantOptions(DatasetOptions):
     """Options of a task that runs several variants."""
 
-    variant = None
     msk_weights = luigi.OptionalParameter(
         default=None, description="weights of MSK, which has a network of its own; as --weights"
     )
@@ -150,13 +219,9 @@ class VariantOptions(DatasetOptions):
         left_out: dict[str, str] = {}
         own = self._own_weights(wanted)
         for name, (variant, weights) in wanted.items():
-            # plan() reads the weights from its task.
-            task = copy.copy(self)
-            task.weights = own.get(name, weights)
+            given = {**COUNTED, **single(self.assignments()), "run.variant": variant}
             try:
-                recipes[name] = task.plan(
-                    {**COUNTED, **single(self.assignments()), "run.variant": variant}
-                )
+                recipes[name] = self.plan(given, own.get(name, weights))
             except LacksModules as error:
                 left_out[name] = str(error)
         if not recipes:

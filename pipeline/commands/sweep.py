@@ -7,19 +7,38 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Generator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import luigi
 
+from cache.holds import release
 from pipeline.commands import engine
-from pipeline.commands.dataset import Report
-from pipeline.commands.options import DatasetOptions
+from pipeline.commands.dataset import Report, report_of
+from pipeline.commands.options import RunOptions
 from pipeline.errors import UserError
+from pipeline.plan.inputs import cache_root
+from pipeline.plan.recipe import Recipe
 from pipeline.plan.settings import parse, parse_set, run_name
 
+if TYPE_CHECKING:
+    from pipeline.results.made import Ledger
 
-class SweepThreshold(DatasetOptions, luigi.Task):
+FILES = "sweep.csv", "sweep.html"
+PAGES = 1
+"""version of FILES; a new number writes them anew"""
+
+
+class SweptRun(NamedTuple):
+    """One combination of values."""
+
+    swept: Mapping[str, Any]
+    """the settings that vary, with their values in this run"""
+    recipe: Recipe
+
+
+class SweepThreshold(RunOptions, luigi.Task):
     """Run a dataset with several values of rho_reid, or of any settings, and compare.
 
     Writes OUT/sweep.csv, a row for each combination of values and each iteration
@@ -29,46 +48,46 @@ class SweepThreshold(DatasetOptions, luigi.Task):
 
     rho_reid_values = luigi.Parameter(default="", description="for example 0.9,0.8,0.7,0.6")
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        with engine.command():
-            given = self.assignments()
-            if self.rho_reid_values:
-                given |= parse_set(f"matches.rho_reid={self.rho_reid_values}")
-            self.swept = [name for name, values in given.items() if len(values) > 1]
-            if not self.swept:
-                raise UserError(
-                    "nothing to sweep: give several values as --rho-reid-values 0.9,0.7"
-                )
-            combined = itertools.product(*given.values())
-            settings = [dict(zip(given, values, strict=True)) for values in combined]
-            self.values = {run_name(swept): swept for swept in map(self._swept, settings)}
-            self.recipes = {run_name(self._swept(values)): self.plan(values) for values in settings}
-            if engine.commanded() and self.complete():
-                print(f"nothing to do: {self.top} is up to date", flush=True)
-
-    def _swept(self, values: Mapping[str, str]) -> dict[str, Any]:
-        """The settings that vary, with their values in one run."""
-        return {name: parse(name, values[name]) for name in self.swept}
+    @cached_property
+    @engine.command()
+    def runs(self) -> dict[str, SweptRun]:
+        """The runs by name, in the order of their values; planned when they are first asked for."""
+        given = self.assignments()
+        if self.rho_reid_values:
+            given |= parse_set(f"matches.rho_reid={self.rho_reid_values}")
+        several = [name for name, values in given.items() if len(values) > 1]
+        if not several:
+            raise UserError("nothing to sweep: give several values as --rho-reid-values 0.9,0.7")
+        combined = [
+            dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())
+        ]
+        swept = [{name: parse(name, values[name]) for name in several} for values in combined]
+        return {
+            run_name(varied): SweptRun(varied, self.plan(values))
+            for varied, values in zip(swept, combined, strict=True)
+        }
 
     @property
-    def top(self) -> Path:
+    def top(self) -> Path:  # type: ignore[override]
         """Folder of the sweep."""
-        folder = self.folder(next(iter(self.recipes.values())))
+        folder = self.folder(next(iter(self.runs.values())).recipe)
         return folder if self.output else folder.with_name(f"{folder.name}-sweep")
 
-    @property
+    @cached_property
+    @engine.command()
     def reports(self) -> list[Report]:
         """The runs, in the order of their values."""
         return [
-            Report(run_digest=recipe.digest, folder=str(self.top / name))
-            for name, recipe in self.recipes.items()
+            report_of(run.recipe, self.top / name, self.keep) for name, run in self.runs.items()
         ]
 
     def complete(self) -> bool:
-        written = self.top / "sweep.csv"
-        if not (written.exists() and (self.top / "sweep.html").exists()):
+        return self.say_cost_unless(self._done(), [run.recipe for run in self.runs.values()])
+
+    def _done(self) -> bool:
+        if not self._ledger().whole(PAGES):
             return False
+        written = self.top / FILES[0]
         runs_done = all(report.complete() for report in self.reports)
         return runs_done and written.read_text(encoding="utf-8") == self.table()
 
@@ -76,15 +95,26 @@ class SweepThreshold(DatasetOptions, luigi.Task):
         """sweep.csv (pipeline.reports.sweep)."""
         from pipeline.reports import join_sweep
 
-        folders = {self.top / name: swept for name, swept in self.values.items()}
+        folders = {self.top / name: run.swept for name, run in self.runs.items()}
         return join_sweep(folders).to_csv(index=False, lineterminator="\n")
 
-    def run(self) -> Generator[Report, Any, None]:
+    def run(self) -> Generator[luigi.Task, Any, None]:
         # One value after the other: runs at the same time would each propagate what they share.
-        for report in self.reports:  # noqa: UP028 - Luigi sends to the generator
+        for report in self.reports:
             yield report
+            # With --keep results a later value may remove what only this one still held.
+            release(cache_root(), report.run_digest)
         from pipeline.pages.sweep import sweep_html
         from pipeline.results.files import write_text
 
-        write_text(self.top / "sweep.csv", self.table())
-        print(f"sweep: {sweep_html(self.top)}", flush=True)
+        self._ledger().begin(FILES, known=FILES)
+        write_text(self.top / FILES[0], self.table())
+        page = sweep_html(self.top)
+        self._ledger().finish(FILES, PAGES)
+        print(f"sweep: {page}", flush=True)
+
+    def _ledger(self) -> Ledger:
+        """What was written of the sweep as a whole."""
+        from pipeline.results.made import SWEEP, Ledger
+
+        return Ledger(self.top, SWEEP)

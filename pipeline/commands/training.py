@@ -3,7 +3,7 @@
 luigi --module pipeline TrainDyeNet --local-scheduler \\
     --data davis17:DAVIS:train --output dyenet.safetensors
 
-Beside OUT.safetensors lies OUT.training/: checkpoint.safetensors, log.csv (a row an
+Next to OUT.safetensors lies OUT.training/: checkpoint.safetensors, log.csv (a row an
 iteration), loss.svg and run.json.
 """
 
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import luigi
 
 from pipeline.commands import engine
-from pipeline.commands.options import Assignments, SetParameter
+from pipeline.commands.options import SetParameter
 from pipeline.datasets.layout import one_of
 from pipeline.errors import UserError
-from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos, person_error
+from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos
 from pipeline.plan.profiles import EXTENDED, PAPER, PROFILES, with_changes
 from pipeline.plan.settings import convert, describe
 from pipeline.run.progress import Progress
@@ -46,16 +46,16 @@ FLOW = "medium"
 Modules = dict[str, "nn.Module"]
 
 
-class Trainer(Step):
+class Trainer(engine.Command, Step):
     """A task that trains networks into one weights file."""
 
     weights = luigi.OptionalParameter(default=None, description="weights to start from")
-    profile = luigi.ChoiceParameter(
+    profile = engine.Choice(
         default=EXTENDED, choices=PROFILES, description="recipe: the paper's, or this project's"
     )
-    set = SetParameter(default=Assignments(), description="name=value, any of docs/settings.md")
+    set = SetParameter(default=(), description="name=value, any of docs/settings.md")
     device = luigi.Parameter(default="auto", description="auto, cpu or cuda")
-    loaders = luigi.IntParameter(
+    loaders = engine.Integer(
         default=min(8, (os.cpu_count() or 1) - 1),
         significant=False,
         description="processes that draw clips ahead, 0: none",
@@ -71,6 +71,10 @@ class Trainer(Step):
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{type(self).__name__} {Path(self.output).name}"
+
+    @property
+    def top(self) -> Path:  # type: ignore[override]
+        return Path(self.output)
 
     @property
     def folder(self) -> Path:
@@ -178,10 +182,7 @@ class Trainer(Step):
         """The architecture of the weights to start from."""
         from models.weights import read_architecture
 
-        try:
-            return read_architecture(find_weights(str(self.weights), "any"))
-        except ValueError as error:
-            raise person_error(error) from error
+        return read_architecture(find_weights(str(self.weights), "any"))
 
     def networks(self) -> Modules:
         """All modules of the weights to start from."""
@@ -189,10 +190,18 @@ class Trainer(Step):
 
         if not self.weights:
             return {}
-        try:
-            return load_modules(find_weights(self.weights, "any"))
-        except ValueError as error:
-            raise person_error(error) from error
+        return load_modules(find_weights(self.weights, "any"))
+
+    def pick(self, networks: Modules, names: Iterable[str]) -> Modules:
+        """Modules by name; UserError for one that the weights to start from lack."""
+        names = tuple(names)
+        for name in names:
+            if name not in networks:
+                raise UserError(
+                    f"--weights {self.weights}: holds no {name}, which {type(self).__name__} "
+                    f"starts from (it holds {', '.join(sorted(networks))})"
+                )
+        return {name: networks[name] for name in names}
 
     def objective(self, networks: Modules, rows: Mapping[tuple[str, int], int]) -> Objective:
         """What is minimised; adds to `networks` what it lacks, drops what no longer fits.
@@ -207,7 +216,7 @@ class OfflineTrainer(Trainer):
 
     data = luigi.Parameter(description="layout:folder[:split], several joined by commas")
     held_out = luigi.Parameter(default="", description="videos to leave out: a,b")
-    architecture = luigi.ChoiceParameter(
+    architecture = engine.Choice(
         default="paper",
         choices=["paper", "base", "compact", "tiny"],
         description="without --weights",
@@ -248,18 +257,15 @@ class OfflineTrainer(Trainer):
         torch.manual_seed(self.settings.seed)
         made = {name: build(name, self.chosen()) for name in names}
         if self.initial and made:
-            try:
-                state = initial_state(self.initial)
-                for module in made.values():
-                    load_initial(state, module)
-            except ValueError as error:
-                raise person_error(error) from error
+            state = initial_state(self.initial)
+            for module in made.values():
+                load_initial(state, module)
         if "trunk" in made:
             self.fit(made["trunk"])
         return made
 
     def fit(self, trunk: nn.Module) -> None:
-        """Fit what of a fresh trunk depends on frames: the first ones of sources far apart."""
+        """Fit what of a fresh trunk depends on frames: the first ones of sources at equal steps."""
         import torch
 
         from models.backbone import Backbone, JoinedFeatures
@@ -305,8 +311,7 @@ class TrainRPN(OfflineTrainer):
         from training.objectives import RPNObjective
 
         networks |= self.fresh(["rpn"] if "rpn" not in networks else [])
-        chosen = {name: networks[name] for name in ("trunk", "rpn")}
-        return RPNObjective(self.chosen(), chosen, self.settings)
+        return RPNObjective(self.chosen(), self.pick(networks, ["trunk", "rpn"]), self.settings)
 
 
 class TrainMSK(OfflineTrainer):
@@ -326,7 +331,7 @@ class TrainMSK(OfflineTrainer):
 
 
 class FinetuneOnFirstFrames(Trainer):
-    """Online training on the given masks of a set, or of each video apart (section 4).
+    """Online training on the given masks of a set, or of each video alone (section 4).
 
     With `--scope dataset` the output is one file; with `--scope video` it is a folder of
     <video>.safetensors. RunDataset takes either as --weights. With learn=all MSK, where the
@@ -338,7 +343,7 @@ class FinetuneOnFirstFrames(Trainer):
     root = luigi.OptionalParameter(default=None, description="folder of the dataset")
     split = luigi.Parameter(default="val", description="split of the dataset")
     videos = luigi.Parameter(default="", description="only these videos: a,b")
-    scope = luigi.ChoiceParameter(
+    scope = engine.Choice(
         default="dataset", choices=["dataset", "video"], description="one model, or one a video"
     )
 
@@ -356,6 +361,7 @@ class FinetuneOnFirstFrames(Trainer):
         names = tuple(filter(None, self.videos.split(",")))
         return open_videos(Options(self.dataset, self.root, self.split, videos=names))
 
+    @engine.command()
     def requires(self) -> list[luigi.Task]:
         if self.scope == "dataset":
             return []
@@ -390,7 +396,7 @@ class FinetuneOnFirstFrames(Trainer):
         msk = {name: networks[name] for name in ("msk",) if name in networks}
         parts: list[Objective] = []
         if learning:
-            chosen = {name: networks[name] for name in ("trunk", *learning)}
+            chosen = self.pick(networks, ["trunk", *learning])
             parts.append(DyeNetObjective(self.chosen(), chosen, len(rows), settings))
         if msk and settings.learn == "all":
             parts.append(MSKObjective(msk, settings))

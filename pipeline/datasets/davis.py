@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, images, one_of
+from pipeline.datasets.layout import Video, check_name, images, one_of
 from pipeline.errors import UserError
 
 
@@ -32,15 +32,19 @@ def _videos(root: Path, lists: Path, split: str) -> Iterator[Video]:
 def split_names(folder: Path, split: str) -> list[str]:
     """Videos of `<split>.txt` in order; lines may name a video or its files.
 
-    Raises UserError naming the splits there are.
+    UserError for a name that cannot be a folder's, or for an unknown split, naming those there are.
     """
     path = folder / f"{split}.txt"
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.txt")) if folder.is_dir() else []
         raise UserError(f"--split {split}: {path} does not exist; {one_of(split, known)}")
-    lines = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    lines = [line.split()[0] for line in text.splitlines() if line.strip()]
     # the official DAVIS 2016 lists name every frame: /JPEGImages/480p/bear/00000.jpg
-    return list(dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines))
+    names = dict.fromkeys(Path(line).parent.name if "/" in line else line for line in lines)
+    for name in names:
+        check_name("video", name)
+    return list(names)
 
 
 def davis_video(root: Path, name: str, annotated: Path) -> Video:

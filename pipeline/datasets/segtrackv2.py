@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, images, one_of
+from pipeline.datasets.layout import Video, check_name, images, one_of
 from pipeline.errors import UserError
 from stages.frames import Layers
 
@@ -22,6 +22,7 @@ def videos(root: Path, split: str) -> Iterator[Video]:
     lists = root / "ImageSets"
     names = [line.lstrip("*") for line in _lines(lists / f"{split}.txt", split)]
     for name in names:
+        check_name("video", name)
         yield _video(root, name, _lines(lists / f"{name}.txt", split))
 
 
@@ -32,7 +33,8 @@ def _lines(path: Path, split: str) -> list[str]:
         folders = path.parents[1] / "JPEGImages"
         splits = sorted(name for name in known if not (folders / name).is_dir())
         raise UserError(f"--split {split}: {path} does not exist; {one_of(split, splits)}")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _video(root: Path, name: str, listed: list[str]) -> Video:

@@ -15,14 +15,15 @@ from pipeline.datasets import Video, open_dataset
 from pipeline.errors import UserError
 from stages.boxmask import VOID, object_ids
 from stages.frames import (
-    BadInput,
     FrameReader,
+    Layers,
     MaskSource,
     mask_files,
     open_frames,
     picture_size,
     read_index_mask,
     resize_mask,
+    source_bits,
     working_frames,
     working_size,
 )
@@ -49,7 +50,9 @@ class VideoSource:
 
     @cached_property
     def _frames(self) -> FrameReader:
-        return working_frames(open_frames(self.video.frames, self.video.name), self._seen)
+        source = self.video.frames
+        frames = open_frames(source, self.video.name, bits=source_bits(source))
+        return working_frames(frames, self._seen)
 
     @cached_property
     def objects(self) -> Sequence[int]:
@@ -70,7 +73,10 @@ class VideoSource:
 
     def _read(self, mask: MaskSource, frame: int) -> IndexMask:
         name = self.video.frame_name(frame)
-        size = picture_size(mask_files(mask)[0], f"video {self.name}, frame {name}")
+        if isinstance(mask, Path | Layers):
+            size = picture_size(mask_files(mask)[0], f"video {self.name}, frame {name}")
+        else:
+            size = open_frames(self.video.frames, self.name).size
         return read_index_mask(mask, size, self.name, name)
 
 
@@ -95,11 +101,8 @@ def open_sources(data: str, held_out: Iterable[str], cache: Path) -> list[VideoS
 
 
 def _checked(sources: list[VideoSource]) -> list[VideoSource]:
-    """Sources that hold an object; UserError for one whose first mask cannot be read."""
-    try:
-        return [source for source in sources if source.objects]
-    except BadInput as error:
-        raise UserError(str(error)) from error
+    """Sources that hold an object; BadInput for one whose first mask cannot be read."""
+    return [source for source in sources if source.objects]
 
 
 def _videos(part: str, cache: Path) -> Sequence[Video]:

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 
 
 def videos(root: Path, split: str) -> Iterator[Video]:
-    """Every image that has a mask; `split` is of no account."""
+    """Every image that has a mask; `split` is not used."""
     pictures, masks = root / "images", root / "masks"
     if not pictures.is_dir():
         raise UserError(f"--root {root}: {pictures} does not exist")

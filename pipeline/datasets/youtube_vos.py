@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, images
+from pipeline.datasets.layout import Video, images, in_order
 from pipeline.errors import UserError
 
 
@@ -19,7 +19,7 @@ def videos(root: Path, split: str) -> Iterator[Video]:
     pictures, masks = top / "JPEGImages", top / "Annotations"
     if not pictures.is_dir():
         raise UserError(f"--root {root}: {pictures} does not exist")
-    for folder in sorted(path for path in pictures.iterdir() if path.is_dir()):
+    for folder in in_order(path for path in pictures.iterdir() if path.is_dir()):
         frames = images(folder)
         names = [path.stem for path in frames]
         found = {

@@ -103,7 +103,7 @@ def chart(table: pd.DataFrame) -> Chart | None:
         new = attribute != last
         x = max(x + 2 * GAP, free) if new else x + GAP
         if new:
-            # The next attribute begins beside this one's name, also where its levels are few.
+            # The next attribute begins right of this one's name, also where its levels are few.
             free, last = x + LETTER * len(attribute) + GAP, attribute
         right = x + max(LEVEL, len(variants) * BAR)
         left = (x + right - len(variants) * BAR) / 2

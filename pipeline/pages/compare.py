@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.pages.page import line, picture, write_page
 from pipeline.plan.settings import described
 from pipeline.reports import DIFFERENCES, differences, per_frame, read_run, results, rule_used
+from pipeline.results.files import masks_in
 from pipeline.results.overlays import encode_picture
 from pipeline.results.scores import last_iteration, totals
 from stages.types import Image
@@ -110,7 +111,7 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, Any
 
 def _changes(folders: Sequence[Path], video: str) -> npt.NDArray[np.float64]:
     """Per frame, the share of either run's object pixels that differ between the two."""
-    files = [sorted((folder / "masks" / video).glob("*.png")) for folder in folders]
+    files = [masks_in(folder / "masks" / video) for folder in folders]
     if [path.name for path in files[0]] != [path.name for path in files[1]]:
         raise UserError(f"video {video}: the two runs have masks of other frames")
     return np.array([_change(_read(x), _read(y), video) for x, y in zip(*files, strict=True)])
@@ -126,8 +127,13 @@ def _change(a: Image, b: Image, video: str) -> float:
 def _read(mask: Path) -> Image:
     from PIL import Image as Pillow
 
-    with Pillow.open(mask) as file:
-        return np.asarray(file)
+    try:
+        with Pillow.open(mask) as file:
+            return np.asarray(file)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(
+            f"{mask}: cannot be read ({error}); run the same command again to mend it"
+        ) from error
 
 
 def _row(name: str, scores: pd.DataFrame, changes: npt.NDArray[np.float64]) -> VideoRow:
@@ -149,9 +155,9 @@ def _part(
         line((j, 100 - 100 * value) for (video, j), value in scores.items() if video == name)
         for scores in curves
     ]
-    chosen = _apart(changes, max(1, frames // 8))
+    chosen = _most_different(changes, max(1, frames // 8))
     films = [_film(folder / "overlays" / f"{name}.mp4", chosen) for folder in folders]
-    masks = sorted((folders[0] / "masks" / name).glob("*.png"))
+    masks = masks_in(folders[0] / "masks" / name)
     pairs = [
         (masks[j].stem, float(changes[j]), films[0][j], films[1][j])
         for j in chosen
@@ -160,8 +166,8 @@ def _part(
     return VideoPart(name, frames, lines, pairs)
 
 
-def _apart(changes: npt.NDArray[np.float64], gap: int) -> list[int]:
-    """The frames that differ most, `gap` frames apart, in order of time."""
+def _most_different(changes: npt.NDArray[np.float64], gap: int) -> list[int]:
+    """The frames that differ most, at least `gap` frames between any two, in order of time."""
     found: list[int] = []
     for j in np.argsort(-changes, kind="stable").tolist():
         if len(found) == PAIRS or not changes[j]:

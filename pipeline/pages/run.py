@@ -41,8 +41,10 @@ def report_html(out_dir: str | Path) -> Path:
     means, iterations = totals(table, rule.average), per_iteration(out)
     changing = until_settled(iterations)
     paper, place = _paper(run["dataset"], run["split"]), (run["dataset"], run["split"])
+    # Split once: looking each video up would read whole tables for every one.
+    parts = [(dict(list(t.groupby("video", sort=False))), t.iloc[:0]) for t in tables]
     videos = [
-        _video(out, name, about, *(t[t["video"] == name] for t in tables))
+        _video(out, name, about, *(part.get(name, none) for part, none in parts))
         for name, about in run["videos"].items()
     ]
     videos.sort(key=lambda video: (video.means.get("G", math.inf), video.name))

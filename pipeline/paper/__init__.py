@@ -1,1 +1,1 @@
-"""What the paper prints, and ours beside it: figures, tables, drawings."""
+"""What the paper prints, and ours next to it: figures, tables, drawings."""

@@ -1,6 +1,6 @@
 """Tables 1 to 5 and Fig. 6 of the paper, from the runs of an Ablation.
 
-Ablation (pipeline/commands/ablation.py) runs the variants; here their scores are set beside the
+Ablation (pipeline/commands/ablation.py) runs the variants; here their scores are set next to the
 paper's. The functions that read need nothing but the output folder:
 
     from pipeline.paper.tables import ablation
@@ -39,7 +39,7 @@ from pipeline.paper.published import (
 from pipeline.paper.server import Scores
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, FULL
-from pipeline.results.files import write_csv
+from pipeline.results.files import read_table, write_csv
 
 ABLATION = {
     "table": "int64",
@@ -91,7 +91,7 @@ LEVELS = {
 
 
 def ablation(out: str | Path) -> pd.DataFrame:
-    """Tables 1, 3, 4 and 5: the rows of an Ablation beside the paper's and its peers'.
+    """Tables 1, 3, 4 and 5: the rows of an Ablation next to the paper's and its peers'.
 
     Columns (ABLATION): table int64; method str, the row as the paper names it; variant str,
     empty for another method; source str: run (measured here), paper, or peer (another method,
@@ -128,7 +128,7 @@ def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     path = out / "tables" / f"{name}.csv"
     if not path.is_file():
         raise UserError(f"{path}: no ablation to read; give the --output of an Ablation")
-    return reports.read_table(path, columns)
+    return read_table(path, columns)
 
 
 @dataclass(frozen=True)
@@ -196,9 +196,11 @@ def table5(offline: Sequence[Path], online: Sequence[Path]) -> pd.DataFrame:
     """Table 5 in percent, from the output folders of runs of `dyenet` on several datasets.
 
     offline, online: runs before and after online training, one a dataset; an Ablation's are
-    OUT/dyenet and OUT/dyenet-online. UserError if a folder holds no such run, or two are of the
-    same dataset.
+    OUT/dyenet and OUT/dyenet-online. UserError if a folder holds no such run, is among both, or
+    two are of the same dataset.
     """
+    if both := {path.resolve() for path in offline} & {path.resolve() for path in online}:
+        raise UserError(f"{both.pop()}: given as before and as after online training; give it once")
     runs = {False: _by_place(offline), True: _by_place(online)}
 
     def ours(row: Published) -> Iterable[tuple[Any, ...]]:

@@ -56,6 +56,8 @@ DATASET = "dataset"
 """the dataset's name, among settings"""
 BOXES = ("proposals", "embeddings", "search", "evidence")
 """what retrieval chooses from"""
+PASSING = ("features", "flow", *BOXES)
+"""what a run needs no more once the masks of a video are final"""
 
 
 @dataclass(frozen=True)
@@ -273,8 +275,13 @@ def needed(plan: Mapping[str, Spec], settled: bool) -> dict[str, Spec]:
 
 
 def keys(recipe: Recipe, video: str) -> dict[str, str]:
-    """Key of every artifact of a video by label (docs/design.md, What flows)."""
-    return {name: spec.key for name, spec in artifacts_of(recipe, video).items()}
+    """Key of every artifact that a video may need by label (docs/design.md, What flows)."""
+    return keys_of(artifacts_of(recipe, video))
+
+
+def keys_of(plan: Mapping[str, Spec]) -> dict[str, str]:
+    """Key of every artifact of a plan by label."""
+    return {name: spec.key for name, spec in plan.items()}
 
 
 def artifacts_of(recipe: Recipe, video: str) -> dict[str, Spec]:

@@ -49,7 +49,7 @@ def _printed(name: str) -> str:
 
 
 def _training() -> list[str]:
-    """Settings of training, with the recipes beside one another."""
+    """Settings of training, with the recipes next to one another."""
     recipes = (TrainSettings(), compact(), online(), paper(), paper_online())
     return [
         "## Training",

@@ -6,27 +6,33 @@ Digests of files are memoised, so that planning a run again reads no frame and n
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import models
 from cache import keys
 from cache.digests import FileDigests
-from cache.files import reporting, write_file
+from cache.files import read_record, write_record
+from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.errors import UserError
 from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
-from pipeline.plan.settings import RunSettings
+from pipeline.plan.settings import RunSettings, luigi_config
 from pipeline.plan.variants import VARIANTS
+from stages.frames import DEEP, Film, Layers, bits_held, deep, frame_files, mask_files
 
 if TYPE_CHECKING:
     from pipeline.datasets import Video
     from stages.frames import MaskSource
+
+
+Digest = Callable[[Path], str]
+"""digest of a file's bytes"""
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,12 @@ class Options:
     """a shipped model, a file, or a folder of `<video>.safetensors`"""
     device: str = "auto"
     settings: RunSettings = field(default_factory=RunSettings)
+    reading: Reading = AS_IT_IS
 
 
 def cache_root() -> Path:
     """The artifact root: DYENET_CACHE, else [cache] root in luigi.cfg, else ./artifacts."""
-    from luigi.configuration import get_config
-
-    found = os.environ.get("DYENET_CACHE") or get_config().get("cache", "root", "artifacts")
+    found = os.environ.get("DYENET_CACHE") or luigi_config().get("cache", "root", "artifacts")
     return Path(found).expanduser().absolute()
 
 
@@ -59,7 +64,7 @@ def open_videos(options: Options) -> Sequence[Video]:
     from pipeline.datasets import open_dataset
 
     dataset = open_dataset(
-        options.dataset, options.root, options.split, cache_root(), options.masks
+        options.dataset, options.root, options.split, cache_root(), options.masks, options.reading
     )
     found = {video.name: video for video in dataset.videos}
     unknown = [name for name in options.videos if name not in found]
@@ -72,24 +77,22 @@ def open_videos(options: Options) -> Sequence[Video]:
     return [found[name] for name in options.videos or found]
 
 
-@lru_cache(maxsize=64)
 def open_video(root: Path, run_digest: str, video: str) -> Video:
     """Where the files of a recipe's video are."""
+    return _opened(root, run_digest)[video]
+
+
+@lru_cache(maxsize=4)
+def _opened(root: Path, run_digest: str) -> dict[str, Video]:
+    """The videos of a recipe by name. Kept, since a dataset is listed as a whole."""
     made = read(root, run_digest)
-    options = Options(made.dataset, made.root, made.split, made.masks, (video,))
-    return open_videos(options)[0]
-
-
-def person_error(error: ValueError) -> Exception:
-    """What a stage or a weights file finds wrong, as a UserError; other errors as they are."""
-    from models.weights import BadWeights
-    from stages.frames import BadInput
-
-    return UserError(str(error)) if isinstance(error, BadInput | BadWeights) else error
+    names = tuple(made.videos)
+    asked = Options(made.dataset, made.root, made.split, made.masks, names, reading=made.reading)
+    return {video.name: video for video in open_videos(asked)}
 
 
 def plan_run(options: Options, root: Path) -> Recipe:
-    """The recipe of a run. UserError for whatever is wrong with what was asked for."""
+    """The recipe of a run. One of MENDABLE for whatever is wrong with what was asked for."""
     options = replace(options, settings=with_precision(options.settings, options.device))
     videos = open_videos(options)
     with FileDigests(root) as digests:
@@ -102,31 +105,28 @@ def plan_run(options: Options, root: Path) -> Recipe:
         options.device,
         options.settings,
         made,
+        options.reading,
     )
 
 
 def _video(video: Video, options: Options, digests: FileDigests, root: Path) -> VideoRecipe:
     """Digests of all that a video is made from."""
 
-    def digest(paths: Iterable[Path]) -> list[str]:
-        return [source_digest(digests, path, video.name) for path in paths]
+    def digest(path: Path) -> str:
+        return source_digest(digests, path, video.name)
 
-    def masks(sources: Mapping[int, MaskSource]) -> str:
-        found = {str(j): mask_digest(digests, mask, video.name) for j, mask in sources.items()}
-        return keys.key(found)
-
-    frames = [video.frames] if isinstance(video.frames, Path) else list(video.frames)
-    names = [] if isinstance(video.frames, Path) else list(video.frame_names)
     truth = video.annotations
     weights = find_weights(options.weights, video.name)
     modules = module_digests(weights, digests, root)
     _check_modules(weights, modules, options.settings.run.variant)
+    bits = image_bits(video, digest, root)
     return VideoRecipe(
-        images=keys.key({"names": names, "files": digest(frames)}),
-        first_masks=masks(video.first_masks),
-        annotations=masks(truth) if truth else None,
+        images=images_digest(video, digest, bits),
+        first_masks=masks_digest(video.first_masks, digest),
+        annotations=masks_digest(truth, digest) if truth else None,
         weights=str(weights),
         modules=modules,
+        bits=bits,
     )
 
 
@@ -141,12 +141,63 @@ def source_digest(digests: FileDigests, path: Path, video: str) -> str:
         ) from error
 
 
-def mask_digest(digests: FileDigests, mask: MaskSource, video: str) -> str:
-    """Digest of the files of a mask; UserError as source_digest()."""
-    from stages.frames import mask_files
+def images_digest(video: Video, digest: Digest, bits: int = DEEP) -> str:
+    """Digest of the names and bytes of a video's frames, and of how they are read.
 
-    found = [source_digest(digests, path, video) for path in mask_files(mask)]
-    return found[0] if isinstance(mask, Path) else keys.key({"layers": found})
+    bits: of 16 a channel, that images of this depth use.
+    """
+    files = [digest(path) for path in frame_files(video.frames)]
+    content: dict[str, Any] = {"names": list(video.frame_names), "files": files}
+    if isinstance(video.frames, Film):
+        film = video.frames
+        content["taken"] = [film.first, film.last, film.step]
+    return keys.key(content | ({"bits": bits} if bits != DEEP else {}))
+
+
+def image_bits(video: Video, digest: Digest, root: Path) -> int:
+    """Bits a channel that a video's images hold where they have 16; kept by their digest."""
+    if not isinstance(video.frames, tuple) or not video.frames or not deep(video.frames[0]):
+        return DEEP
+    memo = root / "digests" / "bits" / f"{images_digest(video, digest)}.json"
+    if known := read_record(memo):
+        return int(known["bits"])
+    found = bits_held(video.frames)
+    # In a cache that cannot be written to they are looked at again.
+    with suppress(OSError):
+        write_record(memo, {"bits": found})
+    return found
+
+
+def masks_digest(masks: Mapping[int, MaskSource], digest: Digest) -> str:
+    """Digest of masks by frame."""
+    return keys.key({str(j): mask_digest(mask, digest) for j, mask in masks.items()})
+
+
+def mask_digest(mask: MaskSource, digest: Digest) -> str:
+    """Digest of the files of a mask."""
+    found = [digest(path) for path in mask_files(mask)]
+    if isinstance(mask, Path):
+        return found[0]
+    form = {} if isinstance(mask, Layers) else {"form": mask.content}
+    return keys.key({"layers": found, **form})
+
+
+def sources(made: Recipe) -> dict[Path, str]:
+    """What a run reads, each with what it is: files, and folders that are read as a whole."""
+    found = {Path(video.weights): "the weights" for video in made.videos.values()}
+    if made.dataset == "clip":
+        return found | {Path(made.root or ""): "the clip", Path(made.masks or ""): "its masks"}
+    names = tuple(made.videos)
+    asked = Options(made.dataset, made.root, made.split, made.masks, names, reading=made.reading)
+    for video in open_videos(asked):
+        files = frame_files(video.frames)
+        pictures = isinstance(video.frames, tuple)
+        frames = {path.parent for path in files} if pictures else set(files)
+        found |= dict.fromkeys(frames, f"the frames of video {video.name}")
+        for masks, what in ((video.first_masks, "masks"), (video.annotations or {}, "annotations")):
+            folders = {path.parent for mask in masks.values() for path in mask_files(mask)}
+            found |= dict.fromkeys(folders, f"the {what} of video {video.name}")
+    return found
 
 
 def find_weights(asked: str, video: str) -> Path:
@@ -164,21 +215,16 @@ def find_weights(asked: str, video: str) -> Path:
 
 
 def module_digests(path: Path, digests: FileDigests, root: Path) -> Mapping[str, str]:
-    """Digest of each module of a weights file, kept by the digest of the file."""
+    """Digest of each module of a weights file, kept by the digest of the file; BadWeights."""
     memo = root / "digests" / "weights" / f"{source_digest(digests, path, 'any')}.json"
-    try:
-        return dict(json.loads(memo.read_text()))
-    except (OSError, ValueError):
-        pass
-    from models.weights import BadWeights
+    if known := read_record(memo):
+        return known
     from models.weights import module_digests as compute
 
-    try:
-        found = compute(path)
-    except BadWeights as error:
-        raise UserError(str(error)) from error
-    with reporting(memo):
-        write_file(memo, json.dumps(found).encode())
+    found = compute(path)
+    # In a cache that cannot be written to they are computed again.
+    with suppress(OSError):
+        write_record(memo, found)
     return found
 
 

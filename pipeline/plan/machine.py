@@ -12,6 +12,8 @@ from pipeline.plan.settings import RunSettings
 DEVICES = ("auto", "cpu", "cuda")
 NVIDIA = Path("/proc/driver/nvidia/version")
 CPU = Path("/proc/cpuinfo")
+KEPT_MIB = 384
+"""about 35 frames of 480p with their flow"""
 
 
 def with_precision(settings: RunSettings, device: str) -> RunSettings:
@@ -21,8 +23,7 @@ def with_precision(settings: RunSettings, device: str) -> RunSettings:
     slower than fp32. The machine that plans a run decides for all that share in it.
     UserError for another device than those of DEVICES.
     """
-    if device not in DEVICES:
-        raise UserError(f"--device {device}: must be one of {', '.join(DEVICES)}")
+    _check(device)
     if settings.run.precision != "auto":
         return settings
     gpu = device == "cuda" or (device == "auto" and NVIDIA.exists())
@@ -34,10 +35,32 @@ def with_precision(settings: RunSettings, device: str) -> RunSettings:
 
 @lru_cache(maxsize=1)
 def device(asked: str) -> str:
-    """`auto` as cuda where there is one; UserError for cuda where there is none."""
+    """`auto` as cuda where there is one.
+
+    UserError for cuda where there is none, and for another than those of DEVICES.
+    """
     import torch
 
+    _check(asked)
     found = torch.cuda.is_available()
     if asked == "cuda" and not found:
         raise UserError("--device cuda: this machine has no CUDA device; use --device cpu or auto")
     return "cuda" if asked != "cpu" and found else "cpu"
+
+
+def _check(device: str) -> None:
+    if device not in DEVICES:
+        raise UserError(f"--device {device}: must be one of {', '.join(DEVICES)}")
+
+
+def kept_bytes() -> int:
+    """Bytes of features and flow that a process may keep between stages: [cache] kept_mib.
+
+    UserError if luigi.cfg has something else than a number there.
+    """
+    from luigi.configuration import get_config
+
+    text = get_config().get("cache", "kept_mib", str(KEPT_MIB))
+    if not text.isdecimal():
+        raise UserError(f"luigi.cfg: [cache] kept_mib = {text}: must be MiB, 0 or more")
+    return int(text) * 2**20

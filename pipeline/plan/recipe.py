@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import cache.keys
-from cache.files import write_file
+from cache.files import set_aside, write_file
+from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.errors import UserError
 from pipeline.plan.settings import RunSettings
+from stages.frames import DEEP
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class VideoRecipe:
     """path; enters no key"""
     modules: Mapping[str, str]
     """digest of each module in the weights file"""
+    bits: int = DEEP
+    """of 16 a channel, that images of this depth hold"""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Recipe:
     device: str
     settings: RunSettings
     videos: Mapping[str, VideoRecipe]
+    reading: Reading = AS_IT_IS
 
     @cached_property
     def digest(self) -> str:
@@ -52,13 +57,19 @@ class Recipe:
         return cache.keys.short(cache.keys.key(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
+        """Plain JSON values; what came later only where it is not at its default."""
+        values = asdict(self)
+        if self.reading == AS_IT_IS:
+            del values["reading"]
+        for video in values["videos"].values():
+            if video["bits"] == DEEP:
+                del video["bits"]
+        return values
 
     def write(self, cache_root: Path) -> None:
         """Put the recipe where every worker finds it; whole or not at all."""
         path = _path(cache_root, self.digest)
-        if path.exists():
+        if path.exists() and _stored(path) is not None:
             return
         try:
             write_file(path, json.dumps(self.to_dict(), indent=1, sort_keys=True).encode())
@@ -72,15 +83,32 @@ class Recipe:
 @lru_cache(maxsize=32)
 def read(cache_root: Path, run_digest: str) -> Recipe:
     """A recipe by its short digest; UserError if the cache root holds none."""
-    try:
-        stored = json.loads(_path(cache_root, run_digest).read_text())
-    except (OSError, ValueError) as error:
+    stored = _stored(_path(cache_root, run_digest))
+    if stored is None:
         raise UserError(
-            f"cache root {cache_root}: holds no recipe {run_digest} ({error})"
-        ) from error
-    stored["settings"] = RunSettings.from_dict(stored["settings"])
-    stored["videos"] = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
-    return Recipe(**stored)
+            f"cache root {cache_root}: holds no recipe {run_digest}; start the run anew"
+        )
+    settings = RunSettings.from_dict(stored["settings"])
+    videos = {name: VideoRecipe(**video) for name, video in stored["videos"].items()}
+    reading = Reading(**stored.get("reading", {}))
+    return Recipe(**{**stored, "settings": settings, "videos": videos, "reading": reading})
+
+
+def _stored(path: Path) -> dict[str, Any] | None:
+    """What a recipe's file holds, None without one; a damaged file is set aside.
+
+    A recipe is named after its content, which tells damage.
+    """
+    try:
+        stored: dict[str, Any] = json.loads(path.read_bytes())
+        if cache.keys.short(cache.keys.key(stored)) == path.stem:
+            return stored
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    set_aside(path)
+    return None
 
 
 def _path(cache_root: Path, run_digest: str) -> Path:

@@ -7,6 +7,7 @@ it. `python -m pipeline.plan.document` prints docs/settings.md.
 
 from __future__ import annotations
 
+import configparser
 import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -226,11 +227,20 @@ def described(settings: Mapping[str, Mapping[str, Any]], apart: Sequence[str] = 
     )
 
 
+def luigi_config() -> Any:
+    """Luigi's configuration; UserError if luigi.cfg cannot be read."""
+    try:
+        from luigi.configuration import get_config
+
+        return get_config()
+    except (configparser.Error, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"luigi.cfg: cannot be read ({reason}); mend or remove it") from error
+
+
 def configured() -> RunSettings:
     """The defaults with what luigi.cfg sets in the sections that are ours."""
-    from luigi.configuration import get_config
-
-    config = get_config()
+    config = luigi_config()
     given = {
         f"{section}.{name}": value
         for section in sections(RunSettings())

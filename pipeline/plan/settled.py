@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, suppress
 from cache.files import DamagedArtifact, MissingArtifact
 from cache.reader import Reader
 from cache.store import Store
-from pipeline.plan.chain import FIRST, Spec, label, needed
+from pipeline.plan.chain import FIRST, Spec, artifacts_of, label, needed, report_labels
+from pipeline.plan.recipe import Recipe
 from stages.settled import throughout
 
 
@@ -41,6 +42,19 @@ def possible(
     """What the video needs of its plan: one answer, or both where settled() is not known yet."""
     found = settled(store, dataset, video, plan)
     return [needed(plan, case) for case in ((False, True) if found is None else (found,))]
+
+
+def served(recipe: Recipe, store: Store) -> bool:
+    """Whether the cache holds all that a report reads: nothing is to be computed or written."""
+    plans = [
+        (video, possible(store, recipe.dataset, video, artifacts_of(recipe, video)))
+        for video in recipe.videos
+    ]
+    return all(len(found) == 1 for _, found in plans) and all(
+        store.exists(plan[name].stage, recipe.dataset, video, plan[name].key)
+        for video, [plan] in plans
+        for name in report_labels(plan)
+    )
 
 
 def _all_settled(tracklets: Reader, frames: int) -> bool:

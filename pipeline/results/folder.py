@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.datasets.rules import Rule, objects_of
 from pipeline.errors import UserError
 from pipeline.results.scores import object_results, write_official
-from stages.frames import BadInput, Layers, mask_files, picture_size, read_index_mask
+from stages.frames import Layers, mask_files, picture_size, read_index_mask
 from stages.scores import Scores, score_video, unknown_ids
 from stages.types import IndexMask
 
@@ -73,20 +73,17 @@ def _score(video: Video, predicted: Path, rule: Rule) -> Scores:
         )
     names, truths = video.frame_names, video.annotations
     counted = [n for n in sorted(truths) if rule.counts(n, len(names), video.first_masks)]
-    try:
-        size = _size(video)
-        given = [
-            read_index_mask(source, size, video.name, names[n], given=True)
-            for n, source in video.first_masks.items()
-        ]
-        objects = objects_of(given, rule)
-        scores = score_video(
-            (_predicted(predicted, video, n, size, objects) for n in counted),
-            lambda k: read_index_mask(truths[counted[k]], size, video.name, names[counted[k]]),
-            objects,
-        )
-    except BadInput as error:
-        raise UserError(str(error)) from error
+    size = _size(video)
+    given = [
+        read_index_mask(source, size, video.name, names[n], given=True)
+        for n, source in video.first_masks.items()
+    ]
+    objects = objects_of(given, rule)
+    scores = score_video(
+        (_predicted(predicted, video, n, size, objects) for n in counted),
+        lambda k: read_index_mask(truths[counted[k]], size, video.name, names[counted[k]]),
+        objects,
+    )
     return replace(scores, frames=np.array(counted, np.int32)[scores.frames])
 
 
@@ -114,6 +111,7 @@ def _size(video: Video) -> tuple[int, int]:
     first = min(video.first_masks)
     source = video.first_masks[first]
     path = mask_files(source)[0]
-    if isinstance(source, Layers) and source.scaled and isinstance(video.frames, tuple):
+    scales = not isinstance(source, Path | Layers) or (isinstance(source, Layers) and source.scaled)
+    if scales and isinstance(video.frames, tuple):
         path = video.frames[first]
     return picture_size(path, f"video {video.name}, frame {video.frame_name(first)}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +31,15 @@ COLOURS = (
     "#d85aa8",
     "#8f9a1f",
 )
-"""of objects 1, 2, ... in overlays and in the report: told apart on light and dark alike"""
+"""of objects 1, 2, ... in overlays and in the report: distinct on light and dark alike"""
 TINT = 0.45
 """share of an object's colour inside it; its contour is pure colour"""
 CODECS = "mp4v", "avc1"
 """tried in this order: OpenCV's own wheels write the first, some system builds only the second"""
 QUALITY = 72
 """of the small JPEGs"""
+SIDE = 2, 8000
+"""px that a side of an overlay video has, at least and at most: what its codec can hold"""
 FPS = 24.0
 """of an overlay video whose input names no rate"""
 
@@ -89,11 +95,17 @@ def read_palette(mask: MaskSource, objects: Sequence[int]) -> bytes:
 
 def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
     """Write an index mask as a palette PNG, the form of the benchmark servers."""
+    path.write_bytes(encode_mask(mask, palette))
+
+
+def encode_mask(mask: IndexMask, palette: bytes | None = None) -> bytes:
+    """An index mask as a palette PNG; palette: by default that of DAVIS."""
     from PIL import Image as Pillow
 
-    image = Pillow.fromarray(mask)
-    image.putpalette(palette)
-    image.save(path, "PNG")
+    image, data = Pillow.fromarray(mask), BytesIO()
+    image.putpalette(palette or davis_palette())
+    image.save(data, "PNG")
+    return data.getvalue()
 
 
 def write_picture(path: Path, image: Image, mask: IndexMask, width: int) -> None:
@@ -105,7 +117,8 @@ def picture(image: Image, mask: IndexMask, width: int) -> Image:
     """A frame with its masks, resized to be `width` px wide."""
     import cv2
 
-    size = width, max(1, round(image.shape[0] * width / image.shape[1]))
+    height = round(image.shape[0] * width / image.shape[1])
+    size = width, min(max(1, height), SIDE[1])
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     # Drawn after the resize, or the outlines would vanish in it.
     return overlay(small, cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
@@ -122,23 +135,73 @@ def encode_picture(image: Image) -> bytes:
 
 
 class VideoFile:
-    """An mp4 file in the making: write() every frame, then close()."""
+    """An mp4 file in the making: write() every frame, then finish()."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
-        """size: (H, W) px. UserError if OpenCV can write no mp4 here."""
+        """size: (H, W) px, scaled where the codec cannot hold it.
+
+        The codec takes even sides only: an odd one gets its last row or column once more. OSError
+        if nothing can be written, UserError if OpenCV writes no mp4.
+        """
         import cv2
 
+        self._path = path
+        scale = min(1.0, SIDE[1] / max(size))
+        self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
+        self._longer = self._size[0] % 2, self._size[1] % 2
+        shape = self._size[1] + self._longer[1], self._size[0] + self._longer[0]
         for codec in CODECS:
             code = cv2.VideoWriter.fourcc(*codec)
-            self._file = cv2.VideoWriter(str(path), code, fps or FPS, size[::-1])
+            self._file = cv2.VideoWriter(str(path), code, fps or FPS, shape)
             if self._file.isOpened():
                 return
+        _try_disk(path)
         raise UserError(f"{path}: this OpenCV can write no mp4 (tried {', '.join(CODECS)})")
 
     def write(self, image: Image) -> None:
         """Add a frame: (H, W, 3) RGB."""
+        import cv2
+
+        if image.shape[:2] != self._size:
+            image = cv2.resize(image, self._size[::-1], interpolation=cv2.INTER_AREA)
+        bottom, right = self._longer
+        if bottom or right:
+            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         self._file.write(np.ascontiguousarray(image[..., ::-1]))
 
+    def finish(self) -> None:
+        """Close the file; OSError if it is not whole, which OpenCV does not say."""
+        self.close()
+        if not _is_whole(self._path):
+            _try_disk(self._path)
+            raise OSError(errno.EIO, f"{self._path.name} was cut short", str(self._path))
+
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file as it is."""
         self._file.release()
+
+
+def _try_disk(path: Path) -> None:
+    """OSError if a file at that place cannot be written to; the file goes."""
+    try:
+        with path.open("wb") as file:
+            file.write(bytes(1 << 20))
+            os.fsync(file.fileno())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the boxes of an mp4 file fill it, and its table of frames is among them."""
+    at, kinds = 0, set[bytes]()
+    with path.open("rb") as file:
+        while head := file.read(16):
+            size, kind = struct.unpack(">I4s", head[:8].ljust(8, b"\0"))
+            if size == 1:  # a long box, whose size follows
+                size = int.from_bytes(head[8:], "big")
+            if size < 8:
+                return False
+            kinds.add(kind)
+            at += size
+            file.seek(at)
+    return at == path.stat().st_size and b"moov" in kinds

@@ -146,7 +146,13 @@ def category(video: str) -> str:
 
 
 def write_official(table: Table, split: str, folder: Path, average: str) -> None:
-    """Write global_results-SPLIT.csv and per-sequence_results-SPLIT.csv into a folder.
+    """Write official() into a folder."""
+    for name, text in official(table, split, average).items():
+        write_text(folder / name, text)
+
+
+def official(table: Table, split: str, average: str) -> dict[str, str]:
+    """Text of global_results-SPLIT.csv and per-sequence_results-SPLIT.csv, by name.
 
     Columns, order and rounding are those of the official tool.
     """
@@ -160,10 +166,10 @@ def write_official(table: Table, split: str, folder: Path, average: str) -> None
     each = [
         (f"{video}_{i}", _digits(j), _digits(f)) for video, i, j, f in zip(*columns, strict=True)
     ]
-    _write_rows(folder / f"global_results-{split}.csv", overall, [map(_digits, overall.values())])
-    _write_rows(
-        folder / f"per-sequence_results-{split}.csv", ("Sequence", "J-Mean", "F-Mean"), each
-    )
+    return {
+        f"global_results-{split}.csv": _csv(overall, [map(_digits, overall.values())]),
+        f"per-sequence_results-{split}.csv": _csv(("Sequence", "J-Mean", "F-Mean"), each),
+    }
 
 
 def _digits(value: float) -> str:
@@ -171,7 +177,7 @@ def _digits(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def _write_rows(path: Path, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+def _csv(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())
+    return text.getvalue()

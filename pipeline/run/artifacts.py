@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -17,18 +17,20 @@ from cache.writer import Writer
 from stages.readers import Boxes, Features, Flow, Proposals
 from stages.repeats import Carried
 from stages.scores import Scores, StartCounts
-from stages.types import Drawn, Linking, Matches, Offers, StartingPoint, Tracklet
+from stages.types import Drawn, Linking, Matches, Offers, Rows, StartingPoint, Tracklet
+
+Keep = Callable[[str], Rows]
+"""a dataset by name, of which frames stay in memory (pipeline.run.kept)"""
 
 
-def get_features(reader: Reader) -> Features:
+def get_features(reader: Reader, keep: Keep) -> Features:
     """Features; their frames are read when asked for."""
-    refined = "fine" in reader
-    return Features(reader["coarse"], reader["fine"] if refined else None)
+    return Features(keep("coarse"), keep("fine") if "fine" in reader else None)
 
 
-def get_flow(reader: Reader) -> Flow:
+def get_flow(keep: Keep) -> Flow:
     """Flow; its frames are read when asked for."""
-    return Flow(reader["to_previous"], reader["to_next"])
+    return Flow(keep("to_previous"), keep("to_next"))
 
 
 def get_boxes(proposals: Reader, embeddings: Reader, search: Reader) -> Boxes:

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cache.digests import FileDigests
-from cache.files import DamagedArtifact, MissingArtifact
+import numpy as np
+
+from cache.files import DamagedArtifact, MissingArtifact, reporting
+from cache.holds import hold, holds
 from cache.memo import MASK, VECTOR, BoxMemo
 from cache.prune import record_run
 from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from cache.store import Store
 from cache.writer import Writer
-from pipeline.errors import UserError
 from pipeline.plan.chain import Spec, label, needed, planned, version
-from pipeline.plan.inputs import module_digests
 from pipeline.plan.machine import device
 from pipeline.plan.recipe import VideoRecipe, read
 from pipeline.plan.settled import settled
 from pipeline.run import artifacts
+from pipeline.run.kept import SHELF, KeptRows, to_device
 from pipeline.run.progress import Progress
 from pipeline.run.video import VideoFiles
 from stages.flow_methods import METHODS
@@ -40,9 +41,20 @@ class Job:
     """One task under way; closes what it opened at the end of a `with` block."""
 
     def __init__(
-        self, root: Path, run_digest: str, video: str, progress: Progress, name: str = ""
+        self,
+        root: Path,
+        run_digest: str,
+        video: str,
+        progress: Progress,
+        name: str = "",
+        networks_for: Sequence[str] = (),
     ) -> None:
-        """name: label of the artifact that the task makes, if it makes one."""
+        """name: label of the artifact that the task makes, if it makes one.
+
+        networks_for: modules that a task runs which makes none.
+        """
+        # On another node than the run was planned on, too.
+        hold(root, run_digest)
         self.store = Store(root)
         self.recipe = read(root, run_digest)
         self.specs = planned(root, run_digest, video)
@@ -50,6 +62,7 @@ class Job:
         self.video = video
         self.progress = progress
         self._name = name
+        self._modules = self.specs[name].modules if name else networks_for
         self._began = time.perf_counter()
         self._opened: dict[str, Reader] = {}
         self._open = ExitStack()
@@ -123,6 +136,22 @@ class Job:
                     values = before[item.name][:]
                     out.put(item.name, values.tolist() if item.dtype == "utf8" else values)
 
+    def drop(self, stages: Collection[str]) -> None:
+        """Remove the video's artifacts of these stages that no other run under way reaches."""
+        root, mine = self.store.root, self.recipe.digest
+        others = {hold.run_id for hold in holds(root) if hold.live} - {mine}
+        needed = {
+            spec.key
+            for run in others
+            if self.video in read(root, run).videos
+            for spec in planned(root, run, self.video).values()
+        }
+        for spec in self.specs.values():
+            if spec.stage in stages and spec.key not in needed:
+                path = self.store.path(spec.stage, self.recipe.dataset, self.video, spec.key)
+                with reporting(path):
+                    path.unlink(missing_ok=True)
+
     def size(self) -> tuple[int, int]:
         """(H, W) px."""
         height, width = self.open("frames")["size"][:]
@@ -149,10 +178,18 @@ class Job:
         return len(self.open("frames")["names"])
 
     def features(self) -> Features:
-        return artifacts.get_features(self.open("features"))
+        place = to_device if self.device == "cuda" else np.asarray
+        keep = partial(self._kept, "features", place=place)
+        return artifacts.get_features(self.open("features"), keep)
 
     def flow(self) -> Flow:
-        return artifacts.get_flow(self.open("flow"))
+        return artifacts.get_flow(partial(self._kept, "flow", place=np.asarray))
+
+    def _kept(self, name: str, dataset: str, place: Callable[[Any], Any]) -> KeptRows:
+        """A dataset of an artifact, of which frames stay in memory for the stages to come."""
+        video = (str(self.store.root), self.recipe.dataset, self.video)
+        kept = SHELF.of(video, (self.specs[name].key, dataset, self.device))
+        return KeptRows(self.open(name)[dataset], kept, place)
 
     def boxes(self) -> Boxes:
         """Proposals and windows with embeddings."""
@@ -208,16 +245,12 @@ class Job:
     def device(self) -> str:
         """Device of this task: the recipe's, or what this machine has; cpu without networks."""
         flow = self._name == "flow" and METHODS[self.recipe.settings.flow.method].on_gpu
-        networks = bool(self._name) and bool(self.spec.modules)
-        return device(self.recipe.device) if networks or flow else "cpu"
+        return device(self.recipe.device) if self._modules or flow else "cpu"
 
     @property
     def networks(self) -> Networks:
         """The networks of this video, loaded once a process."""
         path, precision = Path(self.made.weights), self.recipe.settings.run.precision
-        with FileDigests(self.store.root) as digests:
-            if module_digests(path, digests, self.store.root) != self.made.modules:
-                raise UserError(f"weights {path}: changed since the run was planned; start it anew")
         return load(path, tuple(sorted(self.made.modules.items())), self.device, precision)
 
     def mask_memo(self) -> AbstractContextManager[BoxMemo]:
@@ -274,7 +307,8 @@ class Job:
 
 @lru_cache(maxsize=1)
 def load(path: Path, digests: tuple[tuple[str, str], ...], device: str, precision: str) -> Networks:
-    """Networks of a weights file; digests: of its modules, so that a new file is read anew."""
+    """Networks of a weights file; digests: of its modules as planned, which its tensors have."""
     from models.weights import load as load_weights
 
-    return load_weights(path, device, precision)
+    planned = dict(digests)
+    return load_weights(path, device, precision, planned, planned)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from cache.files import DamagedArtifact, MissingArtifact
-from pipeline.plan.chain import final
+from pipeline.plan.chain import final, keys_of
 from pipeline.results.export import Iteration, Start, Template, VideoResult, starts_of
 from pipeline.results.overlays import read_palette
 from pipeline.run import artifacts
@@ -20,15 +20,17 @@ def video_result(job: Job) -> VideoResult:
     tubes = job.open(final(job.needed))
     objects = [int(i) for i in tubes["objects"][:]]
     source, frames = job.files.source, job.files.frames()
+    given = job.files.first_masks(frames.size)
     return VideoResult(
         name=job.video,
         frame_names=frames.names,
         frames=frames,
         masks=artifacts.rows(tubes, "masks"),
         objects=objects,
-        palette=read_palette(source.first_masks[min(source.first_masks)], objects),
-        keys={name: spec.key for name, spec in job.needed.items()},
-        given=frozenset(source.first_masks),
+        palette=read_palette(source.first_masks[min(given)], objects),
+        keys=keys_of(job.needed),
+        given=frozenset(given),
+        names=source.objects,
     )
 
 

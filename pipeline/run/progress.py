@@ -9,11 +9,14 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import luigi
+import luigi.rpc
 
 T = TypeVar("T")
 
 STATUS_EVERY = 1.0
 """seconds between two messages to the scheduler: each is a remote call"""
+AWAY = 60.0
+"""seconds without messages to a scheduler that does not answer: they would hold up the work"""
 LINE_EVERY = 30.0
 """seconds between two plain lines of a task"""
 
@@ -54,7 +57,7 @@ class Progress:
             self(done, total)
 
     def tell(self, text: str) -> None:
-        """A line of its own; nobody need be reading."""
+        """A line of its own; nothing where the reader has closed its end."""
         with suppress(BrokenPipeError):
             print(f"{self._title}: {text}", flush=True)
 
@@ -67,7 +70,14 @@ class Progress:
         self._bar.update(done - self._bar.n)
 
     def _report(self, done: int, total: int) -> None:
-        # Luigi gives a task these two only while a worker runs it.
-        if self._task is not None and getattr(self._task, "set_status_message", None):
-            self._task.set_status_message(f"{done} of {total}")
-            self._task.set_progress_percentage(100 * done // max(1, total))
+        # Luigi gives a task these only while a worker runs it.
+        values = {
+            "set_status_message": f"{self._title}: {done} of {total}",
+            "set_progress_percentage": 100 * done // max(1, total),
+        }
+        try:
+            for name, value in values.items():
+                if tell := getattr(self._task, name, None):
+                    tell(value)
+        except luigi.rpc.RPCError:
+            self._reported += AWAY

@@ -79,6 +79,8 @@ class Frames(Stage):
 
     def compute(self, job: Job) -> None:
         found = job.files.manifest()
+        for line in job.files.remarks(found):
+            job.progress.tell(line)
         masks = job.files.source.first_masks
         with job.write() as out:
             out.put("names", list(found.names))

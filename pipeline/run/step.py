@@ -9,8 +9,26 @@ from typing import Any
 import luigi
 
 from cache.files import DamagedArtifact, MissingArtifact
-from pipeline.plan.inputs import person_error
+from pipeline.run import handover
 from pipeline.run.progress import Progress
+
+
+def perform(task: luigi.Task, caller: luigi.Task) -> None:
+    """Run a task and what it requires within another task, as a worker would run them.
+
+    HandedOver between two of them if the process is to leave.
+    """
+    if task.complete():
+        return
+    for needed in luigi.task.flatten(task.requires()):
+        perform(needed, caller)
+    handover.check()
+    task.set_status_message = getattr(caller, "set_status_message", None)
+    task.trigger_event(luigi.Event.START, task)
+    for asked in task.run() or ():
+        for needed in luigi.task.flatten(asked):
+            perform(needed, caller)
+    task.trigger_event(luigi.Event.SUCCESS, task)
 
 
 class Target(luigi.Target):
@@ -32,23 +50,23 @@ class Step(luigi.Task):
     title: str
 
     def run(self) -> Generator[list[luigi.Task], Any, None]:
-        if self.complete():
-            return
-        if lost := self._lost():
-            yield lost
-        with Progress(self.title, self) as progress:
+        while not self.complete():
+            if lost := self._lost():
+                yield lost
+                continue
+            progress = Progress(self.title, self)
             try:
-                self.make(progress)
+                with progress:
+                    self.make(progress)
+                return
             except (DamagedArtifact, MissingArtifact) as error:
                 if not (lost := self._lost()):
                     raise
                 progress.tell(str(error))
-                yield lost
-            except ValueError as error:
-                raise person_error(error) from error
             except SystemError as error:
                 # a signal that finds HDF5 in a callback comes out of it wrapped
                 raise error.__cause__ or error from None
+            yield lost
 
     def needs(self) -> Mapping[str, luigi.Task]:
         """What it reads besides requires(), known only once those are complete."""

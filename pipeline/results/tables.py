@@ -1,0 +1,219 @@
+"""The tables of an output folder and its run.json, which cover every video that is there.
+
+    OUT/scores/*.csv    tables, see pipeline/reports.py
+    OUT/run.json        settings, keys, versions, times
+
+Each video's rows are kept in OUT/.made/<video>.rows, and the tables are those of all videos
+joined: a run brings its own and keeps the others'.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.datasets.rules import Rule
+from pipeline.results.claim import alone
+from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES, VideoResult, pictured
+from pipeline.results.files import read_table, write_text
+from pipeline.results.made import (
+    MADE,
+    REPORT,
+    Ledger,
+    listed_videos,
+    present,
+    read_record,
+    refuse_foreign,
+    write_record,
+)
+from pipeline.results.scores import (
+    FRAMES,
+    frame_table,
+    join_frames,
+    last_iteration,
+    official,
+    results,
+    totals,
+)
+from stages.scores import StartCounts
+
+VERSION = 1
+"""of the tables, run.json and the report; a new number writes them anew"""
+PAGE = "report.html"
+COLUMNS = {"frames": FRAMES, "iterations": ITERATIONS, "starts": STARTS, "templates": TEMPLATES}
+"""of the tables, by name"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run was asked for, as written to run.json."""
+
+    command: str
+    dataset: str
+    split: str
+    variant: str
+    weights: str
+    rule: Rule
+    settings: Mapping[str, Mapping[str, Any]]
+    """by section (RunSettings.to_dict())"""
+    defaults: Mapping[str, Mapping[str, Any]]
+    versions: Mapping[str, str]
+    """of the programs and libraries involved"""
+    started: str
+    """ISO 8601 with time zone"""
+    seconds: float
+    """wall time of the whole run"""
+
+
+@contextmanager
+def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[None]:
+    """Write run.json and OUT/scores for all videos of the folder; the page is made in the block.
+
+    videos: those of this run, which take the place of what was there of them. Without
+    annotations only starts.csv and templates.csv are written. No other process writes the
+    folder's tables meanwhile.
+    """
+    with alone(out):
+        for video in videos:
+            write_record(_rows_file(out, video.name), _rows(video, run.rule))
+        files = _files(_known(out), run)
+        ledger = _ledger(out)
+        earlier = () if ledger.owns() else _earlier(out)
+        ledger.begin([*files, PAGE], earlier)
+        for name, text in files.items():
+            write_text(out / name, text)
+        yield
+        ledger.finish([*files, PAGE], VERSION)
+
+
+def report_is_current(
+    out: Path,
+    settings: Mapping[str, Mapping[str, Any]],
+    keys: Mapping[str, Sequence[Mapping[str, str]]],
+) -> bool:
+    """Whether tables, run.json and report are whole and show these settings and videos.
+
+    keys: of every artifact by label, by video; several where either would do.
+    """
+    if not _ledger(out).whole(VERSION):
+        return False
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    videos = run["videos"]
+    return run["settings"] == settings and all(
+        video in videos and videos[video]["keys"] in made for video, made in keys.items()
+    )
+
+
+def refuse_foreign_report(out: Path) -> None:
+    """UserError if a run.json or report lies there that this program did not write."""
+    if not _ledger(out).path.exists() and not _earlier(out):
+        for name in ("run.json", PAGE):
+            refuse_foreign(out / name)
+
+
+def unreported(out: Path) -> list[str]:
+    """Videos that have files in the folder, but no rows in its tables."""
+    return sorted(present(out) - listed_videos(out))
+
+
+def _ledger(out: Path) -> Ledger:
+    return Ledger(out, REPORT)
+
+
+def _earlier(out: Path) -> list[str]:
+    """Files of a run whose record is damaged, or whose version kept none."""
+    if not _ledger(out).path.exists() and not listed_videos(out):
+        return []
+    names = [*(f"scores/{name}.csv" for name in COLUMNS), "run.json", PAGE]
+    official = (out / "scores").glob("*_results-*.csv")
+    return [*names, *(path.relative_to(out).as_posix() for path in official)]
+
+
+def _rows_file(out: Path, video: str) -> Path:
+    return out / MADE / f"{video}.rows"
+
+
+def _known(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows of every video of the folder, in the order of their names."""
+    records = {name: read_record(_rows_file(out, name)) for name in sorted(present(out))}
+    return {name: record for name, record in records.items() if record}
+
+
+def _rows(video: VideoResult, rule: Rule) -> dict[str, Any]:
+    """What the folder's tables and run.json hold of a video; tables as CSV without a head."""
+    frames = join_frames(_frame_tables(video, rule))
+    tables = {
+        "frames": frames,
+        "iterations": _iterations(video, frames),
+        "starts": pd.DataFrame(map(asdict, video.starts)).assign(video=video.name),
+        "templates": pd.DataFrame(map(asdict, video.templates)).assign(video=video.name),
+    }
+    about = {
+        "frames": len(video.frame_names),
+        "size": list(video.frames.size),
+        "objects": list(video.objects),
+        **({"names": {str(i): name for i, name in video.names.items()}} if video.names else {}),
+        "given": sorted(video.given),
+        "frame_names": [video.frame_names[n] for n in pictured(len(video.frame_names))],
+        "keys": dict(video.keys),
+        "seconds": dict(video.seconds),
+    }
+    csv = {name: _csv(table, COLUMNS[name]) for name, table in tables.items()}
+    return {"about": about, "tables": csv}
+
+
+def _csv(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """Rows of a table as CSV without a head, with every digit."""
+    typed = table.reindex(columns=list(columns)).astype(dict(columns))
+    return typed.to_csv(index=False, header=False, lineterminator="\n")
+
+
+def _files(known: Mapping[str, Mapping[str, Any]], run: Run) -> dict[str, str]:
+    """Text of every table and of run.json, by name below the output folder."""
+    joined = {
+        name: ",".join(columns) + "\n" + "".join(rows["tables"][name] for rows in known.values())
+        for name, columns in COLUMNS.items()
+    }
+    frames = read_table(io.StringIO(joined["frames"]), FRAMES)
+    files = {f"scores/{name}.csv": joined[name] for name in ("starts", "templates")}
+    if len(frames):
+        table = read_table(io.StringIO(joined["iterations"]), ITERATIONS)
+        table = table.sort_values(["iteration", "video"], ignore_index=True)
+        files["scores/frames.csv"] = joined["frames"]
+        files["scores/iterations.csv"] = table.to_csv(index=False, lineterminator="\n")
+        scored = official(results(last_iteration(frames)), run.split, run.rule.average)
+        files |= {f"scores/{name}": text for name, text in scored.items()}
+    about = {name: rows["about"] for name, rows in known.items()}
+    text = json.dumps({**asdict(run), "videos": about}, indent=1, ensure_ascii=False)
+    return files | {"run.json": text + "\n"}
+
+
+def _frame_tables(video: VideoResult, rule: Rule) -> list[pd.DataFrame]:
+    total = len(video.frame_names)
+    return [
+        frame_table(video.name, k.number, k.scores, lambda n: rule.counts(n, total, video.given))
+        for k in video.iterations
+        if k.scores is not None
+    ]
+
+
+def _iterations(video: VideoResult, frames: pd.DataFrame) -> pd.DataFrame:
+    """ITERATIONS: a row for each iteration that has scores."""
+    rows = []
+    for k in video.iterations:
+        if k.scores is None:
+            continue
+        table = results(frames[frames["iteration"] == k.number])
+        means = totals(table)
+        counts = k.counts or StartCounts(0, 0, 0, 0)
+        counted = counts.correct, counts.total, counts.found, counts.visible
+        measured = means["J_mean"], means["F_mean"], means["G"]
+        rows.append((k.number, video.name, len(table), *counted, *measured))
+    return pd.DataFrame(rows, columns=list(ITERATIONS))
