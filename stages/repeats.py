@@ -10,8 +10,6 @@ import numpy as np
 from stages.boxmask import iou
 from stages.types import Box, Probability, Tracklet
 
-RUNNING = 3
-"""frames in a row after which a propagation ends"""
 RIVAL = 0.5
 """IoU with a tracklet of another object over which it has gone over to that object"""
 
@@ -21,13 +19,14 @@ class Repeats:
     """Whether a retrieved starting point, carried one way, only repeats accepted tracklets.
 
     Called with its mask in one frame after the other. It does once the mask has been, for
-    RUNNING frames in a row, that of an accepted tracklet of its object (IoU over `alike`, as in the
-    skip rule), or that of another object's. Of more accepted tracklets it is true no later.
+    `running` frames in a row, that of an accepted tracklet of its object (IoU over `alike`, as in
+    the skip rule), or that of another object's. Of more accepted tracklets it is true no later.
     """
 
     own: Sequence[Tracklet]
     others: Sequence[Tracklet]
     alike: float
+    running: int
     size: tuple[int, int]
     """(H, W) px"""
     repeated: int = 0
@@ -36,7 +35,7 @@ class Repeats:
     def __call__(self, j: int, box: Box, mask: Probability) -> bool:
         self.repeated = self.repeated + 1 if self._in(self.own, self.alike, j, box, mask) else 0
         self.astray = self.astray + 1 if self._in(self.others, RIVAL, j, box, mask) else 0
-        return max(self.repeated, self.astray) >= RUNNING
+        return 0 < self.running <= max(self.repeated, self.astray)
 
     def _in(
         self, known: Iterable[Tracklet], least: float, j: int, box: Box, mask: Probability

@@ -88,10 +88,12 @@ class Propagation:
 
     def only(self, start: StartingPoint, accepted: Sequence[Tracklet]) -> Repeats:
         """Whether a starting point, carried one way, only repeats; a given one repeats nothing."""
-        known = [] if start.given else accepted
+        settings = self.settings
+        known = [] if start.given or not settings.repeats else accepted
         own = [t for t in known if t.start.object_id == start.object_id]
         others = [t for t in known if t.start.object_id != start.object_id]
-        return Repeats(own, others, self.settings.skip_iou, self.size if known else (0, 0))
+        size = self.size if known else (0, 0)
+        return Repeats(own, others, settings.skip_iou, settings.repeats, size)
 
     def until(self, carried: Carried, accepted: Sequence[Tracklet]) -> Tracklet | None:
         """What of a starting point is accepted; None if it was not carried so far."""

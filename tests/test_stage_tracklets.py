@@ -235,6 +235,10 @@ def test_a_retrieved_tracklet_ends_three_frames_into_what_is_known() -> None:
 
     def ends(*accepted: Tracklet) -> tuple[int, int]:
         found = run([start], accepted=accepted, iteration=2, chosen=chosen)[-1]
+        full = run(
+            [start], accepted=accepted, iteration=2, chosen=replace(chosen, repeats=0), wave=1
+        )
+        assert same(replace(full[-1], iteration=0), whole)
         rows = slice(found.first, found.last + 1)
         np.testing.assert_array_equal(found.masks, whole.masks[rows])
         np.testing.assert_array_equal(found.boxes, whole.boxes[rows])
