@@ -184,6 +184,9 @@ def export_video(result: VideoResult, out: Path) -> bool:
         with draft_folder(out) as draft:
             _draw(result, out, draft)
             with alone(out):
+                # Another run may have come first; what it has finished is never taken apart.
+                if exported(out, result.name, result.keys):
+                    return False
                 _put(draft, out, result)
     except OSError as error:
         raise UserError(

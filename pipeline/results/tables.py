@@ -141,9 +141,10 @@ def report_is_current(
 ) -> bool:
     """Whether tables, run.json and report are whole and show these settings and videos.
 
-    keys: of every artifact by label, by video; several where either would do.
+    keys: of every artifact by label, by video; several where either would do. Waits while
+    another process writes them.
     """
-    if not _ledger(out).whole(VERSION):
+    if not _whole(out):
         return False
     if any(Ledger(out, f"{video}.page").damaged(f"videos/{video}.html") for video in keys):
         return False
@@ -152,6 +153,16 @@ def report_is_current(
     return run["settings"] == settings and all(
         video in videos and videos[video]["keys"] in made for video, made in keys.items()
     )
+
+
+def _whole(out: Path) -> bool:
+    ledger = _ledger(out)
+    if ledger.whole(VERSION):
+        return True
+    if not ledger.owns():
+        return False
+    with alone(out):
+        return ledger.whole(VERSION)
 
 
 def refuse_foreign_report(out: Path) -> None:
