@@ -97,6 +97,8 @@ class Export(Step):
     folder = luigi.Parameter(description="the output folder")
     keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
+    stage = "export"
+
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{self.video} export"
