@@ -95,7 +95,7 @@ def test_frames_of_another_size_are_named(tmp_path: Path) -> None:
     ]
     film = tmp_path / "a.mp4"
     film.write_bytes(b"".join(part.read_bytes() for part in parts))
-    with pytest.raises(BadInput, match="frame 00003: .* has frames of 48x32 there, and of 96x64"):
+    with pytest.raises(BadInput, match=r"frame 00003: .* has frames of 48x32 there, and of 96x64"):
         manifest(film, "v", str)
 
 
