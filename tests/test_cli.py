@@ -14,6 +14,7 @@ from luigi.cmdline_parser import CmdlineParser
 from PIL import Image
 
 from pipeline import RunDataset, cli, commands
+from pipeline.commands.examples import EXAMPLES
 from pipeline.plan import machine
 from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS
 from tests.clip import draw
@@ -259,13 +260,13 @@ def test_examples_of_the_help_are_right(capsys: pytest.CaptureFixture[str]) -> N
     for name, example in cli.EXAMPLES.items():
         assert example.split()[0] == name
         assert callable(parser.parse_args(example.split()).command)
-    assert set(commands.EXAMPLES) == set(commands.__all__)
-    for task, options in commands.EXAMPLES.items():
+    assert set(EXAMPLES) == set(commands.__all__)
+    for task, options in EXAMPLES.items():
         asked = CmdlineParser(["--module", "pipeline", task, "--local-scheduler", *options.split()])
         assert asked.known_args.root_task == task
     with pytest.raises(SystemExit):
         CmdlineParser(["--module", "pipeline", "RunDataset", "--help"])
-    assert commands.EXAMPLES["RunDataset"] in " ".join(capsys.readouterr().out.split())
+    assert EXAMPLES["RunDataset"] in " ".join(capsys.readouterr().out.split())
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,10 @@ import luigi.retcodes
 import luigi.rpc
 import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
+from luigi.task_register import Register
 
 from pipeline import interrupts
+from pipeline.commands.examples import EXAMPLES
 from pipeline.commands.worker import Worker
 from pipeline.errors import MENDABLE, UserError, must_be, one_of
 from pipeline.plan.options import Parser
@@ -109,8 +111,6 @@ luigis_parser = CmdlineParser._build_parser
 
 def parser_of_task(root_task: str | None = None, help_all: bool = False) -> argparse.ArgumentParser:
     """Luigi's parser, with one line for what is mistyped and an example in the help."""
-    from pipeline import commands
-
     luigis = luigis_parser(root_task, help_all)
     if root_task is None:
         return luigis
@@ -120,13 +120,12 @@ def parser_of_task(root_task: str | None = None, help_all: bool = False) -> argp
         parents=[luigis],
         add_help=False,
     )
-    if root_task not in luigi.task_register.Register.task_names():
+    if root_task not in Register.task_names():
         parser.prog = "luigi --module pipeline RunDataset"
-        parser.error(f"{root_task}: no such task; {one_of(root_task, commands.__all__)}")
-    if root_task in commands.EXAMPLES:
-        parser.description = inspect.getdoc(getattr(commands, root_task))
-        example = commands.EXAMPLES[root_task]
-        parser.epilog = f"Example: {parser.prog} --local-scheduler {example}"
+        parser.error(f"{root_task}: no such task; {one_of(root_task, EXAMPLES)}")
+    if root_task in EXAMPLES:
+        parser.description = inspect.getdoc(Register.get_task_cls(root_task))
+        parser.epilog = f"Example: {parser.prog} --local-scheduler {EXAMPLES[root_task]}"
     return parser
 
 
