@@ -22,7 +22,6 @@ import luigi.retcodes
 import luigi.rpc
 import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
-from luigi.task_register import Register
 
 from pipeline import interrupts
 from pipeline.commands.examples import EXAMPLES
@@ -120,11 +119,12 @@ def parser_of_task(root_task: str | None = None, help_all: bool = False) -> argp
         parents=[luigis],
         add_help=False,
     )
-    if root_task not in Register.task_names():
+    if root_task not in luigi.task_register.Register.task_names():
         parser.prog = "luigi --module pipeline RunDataset"
         parser.error(f"{root_task}: no such task; {one_of(root_task, EXAMPLES)}")
     if root_task in EXAMPLES:
-        parser.description = inspect.getdoc(Register.get_task_cls(root_task))
+        task = luigi.task_register.Register.get_task_cls(root_task)
+        parser.description = inspect.getdoc(task)
         parser.epilog = f"Example: {parser.prog} --local-scheduler {EXAMPLES[root_task]}"
     return parser
 

@@ -1,4 +1,6 @@
-"""A use of every task that a person names."""
+"""A use of every task, which its help ends with."""
+
+from __future__ import annotations
 
 _DAVIS = "--dataset davis17 --root DAVIS --split val"
 EXAMPLES = {
@@ -14,4 +16,4 @@ EXAMPLES = {
     "TrainMSK": "--data davis17:DAVIS:train --weights dyenet.safetensors --output msk.safetensors",
     "TrainRPN": "--data davis17:DAVIS:train --weights dyenet.safetensors --output rpn.safetensors",
 }
-"""options of a use of every task, which its help ends with"""
+"""options, by the name of the task"""
