@@ -2,7 +2,8 @@
 
 Pixel centres lie at integer + 0.5. A box is (x0, y0, x1, y1) in px; a box map of side
 s has its cell (r, c) centred at x0 + (c + 0.5) (x1 - x0) / s, y0 + (r + 0.5) (y1 - y0) / s.
-N objects share B frames; `index` (N,) says which frame each object reads.
+N objects share B frames; `index` (N,) says which frame each object reads. The RoIs of Re-MP
+reach beyond the frame, where its mirror image lies.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def roi_align(features: Tensor, boxes: Tensor, size: int, stride: int, index: Te
 def mirrored_roi_align(
     features: Tensor, boxes: Tensor, size: int, stride: int, index: Tensor
 ) -> Tensor:
-    """roi_align(), but beyond the frame it reads the frame's mirror image.
+    """roi_align(), but what lies beyond the frame is the frame's mirror image.
 
-    Zeros would be an edge there, at which a mask ends.
+    Zeros would look like an edge, at which the mask of an object that the frame cuts would end.
     """
     height, width = features.shape[-2:]
     last = boxes.new_tensor([width - 1, height - 1]).clamp(min=1)
@@ -97,6 +98,15 @@ def cells(size: Sequence[int], stride: int, device: torch.device) -> Tensor:
     return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), -1)[None]
 
 
+def mirrored(points: Tensor, extent: Tensor) -> Tensor:
+    """Points (..., 2) x, y px, of which those beyond a frame are mirrored into it.
+
+    extent (..., 2): width and height px.
+    """
+    folded = points % (2 * extent)
+    return torch.minimum(folded, 2 * extent - folded)
+
+
 def sample_frame(field: Tensor, points: Tensor, index: Tensor) -> Tensor:
     """Bilinear samples of a frame-sized field (B, K, H, W) at points (N, s, s, 2) px.
 
@@ -128,15 +138,14 @@ def warp(
     """Flow-guided bilinear warp of box maps from the old frame to the new (section 3.2).
 
     Each cell of the new box sits at P in the new frame; `flow` (B, 2, H, W), defined on
-    the new frame, leads from P to its place in the old frame, which is read in the old box.
-    A place beyond the old frame is read at the frame's border: nobody saw what lay there.
+    the new frame, leads from P to its place in the old frame, which is read in the old box, or
+    in the frame's mirror image where it lies beyond the frame.
     maps (N, K, t, t), boxes (N, 4) px. Returns (N, K, size, size).
     """
     points = centres(new_boxes, size)
     moved = points + sample_frame(flow, points, index).permute(0, 2, 3, 1)
     height, width = flow.shape[-2:]
-    last = points.new_tensor([width, height]) - 0.5
-    return sample_box(maps, old_boxes, moved.clamp(min=0.5).minimum(last))
+    return sample_box(maps, old_boxes, mirrored(moved, points.new_tensor([width, height])))
 
 
 def tight_boxes(inside: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -283,13 +283,17 @@ class Networks:
         return torch.stack(labels).unflatten(1, x.shape[-2:])
 
     def _roi(self, f: Tensor, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there."""
+        """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there.
+
+        f (1, C, h, w): of its frame, beyond which the mask is mirrored.
+        """
         given = mask[:, None] / 255
-        tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, box)
         height, width = (STRIDE * side for side in f.shape[-2:])
-        tight = tight.clamp(min=0).minimum(box.new_tensor([width, height, width, height]))
+        extent = box.new_tensor([width, height])
+        tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, box)
+        tight = tight.clamp(min=0).minimum(extent.repeat(2))
         roi = geometry.roi_box(tight, self.architecture.margin)
-        places = geometry.centres(roi, self.architecture.mask_size)
+        places = geometry.mirrored(geometry.centres(roi, self.architecture.mask_size), extent)
         return roi, geometry.sample_box(given, box, places)
 
     def step(

@@ -60,8 +60,8 @@ def cut(index_mask: IndexMask, object_id: int, margin: float, s: int) -> tuple[B
     """An object of an index mask as its RoI box and the box mask in it.
 
     The RoI box is the tight box enlarged by `margin` of its side on each side. A cell
-    holds the share of its area that the object covers. Beyond the frame its border goes on, as in
-    training: an object that the frame cuts has no edge there. ValueError if the object is absent.
+    holds the share of its area that the object covers. Beyond the frame its border goes on: an
+    object that the frame cuts has no edge there. ValueError if the object is absent.
     """
     inside = index_mask == object_id
     x0, y0, x1, y1 = (float(v) for v in tight(inside))
