@@ -138,14 +138,15 @@ def warp(
     """Flow-guided bilinear warp of box maps from the old frame to the new (section 3.2).
 
     Each cell of the new box sits at P in the new frame; `flow` (B, 2, H, W), defined on
-    the new frame, leads from P to its place in the old frame, which is read in the old box, or
-    in the frame's mirror image where it lies beyond the frame.
+    the new frame, leads from P to its place in the old frame, which is read in the old box; a
+    place beyond the frame is read at the frame's border, since nobody saw what lay there.
     maps (N, K, t, t), boxes (N, 4) px. Returns (N, K, size, size).
     """
     points = centres(new_boxes, size)
     moved = points + sample_frame(flow, points, index).permute(0, 2, 3, 1)
     height, width = flow.shape[-2:]
-    return sample_box(maps, old_boxes, mirrored(moved, points.new_tensor([width, height])))
+    border = points.new_tensor([width, height]) - 0.5
+    return sample_box(maps, old_boxes, moved.clamp(min=0.5).minimum(border))
 
 
 def tight_boxes(inside: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,12 +80,13 @@ def _shares(
 ) -> npt.NDArray[np.float32]:
     """(cells, pixels) share of each cell's length that each pixel covers.
 
-    The outermost pixels of 0..limit reach out beyond it without end.
+    The first and the last of the frame's `limit` pixels reach out without end.
     """
     edges = np.linspace(low, high, cells + 1, dtype=np.float64)
     left, right = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(pixels.start, pixels.stop)
-    begin, end = np.where(pixel == 0, -np.inf, pixel), np.where(pixel == limit - 1, np.inf, pixel + 1)
+    begin = np.arange(pixels.start, pixels.stop, dtype=np.float64)
+    end = begin + 1
+    begin[begin == 0], end[end == limit] = -np.inf, np.inf
     overlap = np.minimum(right, end) - np.maximum(left, begin)
     return (overlap.clip(min=0) / (right - left)).astype(np.float32)
 
