@@ -30,7 +30,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 6
+VERSION = 7
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]

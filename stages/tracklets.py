@@ -33,7 +33,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 7
+VERSION = 8
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
