@@ -8,7 +8,7 @@ counterparts are at most of the same kind, and lie anywhere.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 import torch
 import torch.nn.functional as F
@@ -30,22 +30,28 @@ BLANK = 0.7
 def cuts(features: FeatureReader, networks: Networks, alike: float) -> frozenset[int]:
     """Frames before which there is a cut: nothing is carried into one from the frame before.
 
-    alike: the likeness() over which two frames are of one shot.
+    alike: the likeness() over which two frames are of one shot; 0: there are no cuts.
     Within BRIDGED frames a shot may go on after something else, and after blank frames, such as
     black ones, always. Frames that come to another shot through blank ones are each on their own.
     """
-    shots = list(_shots(features, networks, alike))
-    shown = [j for j, shot in enumerate(shots) if shot is not None]
+    if not alike:
+        return frozenset()
+    shown = [(j, n) for j, n in enumerate(_numbers(features, networks, alike)) if n is not None]
     found: set[int] = set()
-    for n in range(1, len(shown)):
-        before, after = shown[max(0, n - BRIDGED) : n], shown[n : n + BRIDGED]
-        if {shots[j] for j in before}.isdisjoint(shots[j] for j in after):
-            found.update(range(before[-1] + 1, after[0] + 1))
+    for row in range(1, len(shown)):
+        before, after = shown[max(0, row - BRIDGED) : row], shown[row : row + BRIDGED]
+        if {n for _, n in before}.isdisjoint(n for _, n in after):
+            found.update(range(before[-1][0] + 1, after[0][0] + 1))
     return frozenset(found)
 
 
-def _shots(features: FeatureReader, networks: Networks, alike: float) -> Iterator[int | None]:
-    """The shot of every frame, by number; None where a frame is blank."""
+def shot(j: int, cuts: Set[int]) -> int:
+    """Number of the shot of frame j, from 0."""
+    return sum(cut <= j for cut in cuts)
+
+
+def _numbers(features: FeatureReader, networks: Networks, alike: float) -> Iterator[int | None]:
+    """A number for every frame, equal in one shot; None where a frame is blank."""
     recent: deque[tuple[int, Tensor]] = deque(maxlen=BRIDGED)
     count = 0
     for j in range(len(features)):
@@ -54,11 +60,11 @@ def _shots(features: FeatureReader, networks: Networks, alike: float) -> Iterato
             if _apart(cells) < BLANK:
                 yield None
                 continue
-            known = (shot for shot, other in reversed(recent) if likeness(cells, other) > alike)
-            shot = next(known, count)
-        count = max(count, shot + 1)
-        recent.append((shot, cells))
-        yield shot
+            known = (n for n, other in reversed(recent) if likeness(cells, other) > alike)
+            number = next(known, count)
+        count = max(count, number + 1)
+        recent.append((number, cells))
+        yield number
 
 
 def _cells(f: Tensor) -> Tensor:

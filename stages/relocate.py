@@ -24,7 +24,7 @@ AGREEING = 0.8
 """share of an object over which both directions of the flow must agree, or it is looked for"""
 TOLERANCE = (3.0, 0.1)
 """what they may differ by: px, or a share of the way if that is more"""
-GAIN = 0.1
+GAIN = 0.05
 """by how much more another place must look like the object than where flow leads"""
 REACH = 64.0
 """px that it is looked for beyond its own longer side"""

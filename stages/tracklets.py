@@ -81,8 +81,7 @@ class Propagation:
     @cached_property
     def cuts(self) -> frozenset[int]:
         """Frames into which nothing is carried from the frame before, nor back."""
-        alike = self.settings.cuts
-        return cuts(self.features, self.networks, alike) if alike else frozenset()
+        return cuts(self.features, self.networks, self.settings.cuts)
 
 
 def tracklets(
