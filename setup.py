@@ -25,6 +25,7 @@ setup(
         "numpy>=1.26",
         "pandas>=2.2",
         "opencv-python>=4.10",
+        "av>=17",
         "safetensors>=0.4.5",
         "pillow>=10.3",
         "kornia-rs>=0.2,<0.3",

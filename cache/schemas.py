@@ -288,12 +288,14 @@ _SCORES = Schema(
 
 _MEMO_TRACKLET = Schema(
     "memo-tracklet",
-    "One tracklet by its starting point, which is in the recipe.",
+    "One tracklet by its starting point, which is in the recipe, as far as a run carried it.",
     (
         Field("first", "int32", (1,), "first frame that it covers", "frame"),
+        Field("ended", "bool", (2,), "whether it was carried to its end, backward and forward"),
         Field("boxes", "float32", ("L", 4), "RoI boxes, one row a covered frame", _BOX),
         Field("masks", "uint8", ("L", "s", "s"), "foreground probability in the box", "1/255"),
     ),
+    version=2,
 )
 
 _MEMO_VECTOR = Schema(

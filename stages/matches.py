@@ -33,7 +33,7 @@ from stages.types import (
 
 VERSION = 7
 
-ELSEWHERE = 0.6
+ELSEWHERE = 0.8
 """evidence that a proposal needs besides rho_reid where no given mask is of its shot"""
 
 Array = npt.NDArray[np.float32]

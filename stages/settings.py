@@ -172,6 +172,14 @@ class TrackletsSettings(Checked):
         "(stages/relocate.py), or left, as in the paper",
         choices=("search", "left"),
     )
+    repeats: int = setting(
+        3,
+        "frames in a row in which a retrieved starting point repeats accepted tracklets, after "
+        "which it is propagated no farther (stages/repeats.py); 0: any number, as in the paper",
+        low=0,
+        high=1_000_000_000,
+        later=True,
+    )
 
 
 @dataclass(frozen=True)

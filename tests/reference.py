@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -147,8 +148,39 @@ def accept(
         mine = [t for t in kept if t.start.given and t.start.object_id == start.object_id]
         settled = all(any(t.covers(j) for t in mine) for j in range(frames))
         if start.given or not (settled or is_covered(start, kept, limit, size)):
-            kept.append(grow(start))
+            kept.append(shortened(grow(start), kept, limit, size))
     return kept
+
+
+def shortened(tracklet: Any, kept: Sequence[Any], limit: float, size: tuple[int, int]) -> Any:
+    """A retrieved tracklet without what follows three frames that are known, either way."""
+    start = tracklet.start
+
+    def known(j: int) -> tuple[bool, bool]:
+        mine = mask_of(tracklet, j, size)
+        own = other = False
+        for t in kept:
+            if t.covers(j):
+                value = overlap(mine, mask_of(t, j, size))
+                same = t.start.object_id == start.object_id
+                own, other = own or (same and value > limit), other or (not same and value > 0.5)
+        return own, other
+
+    def last(frames: Sequence[int]) -> int:
+        runs = [0, 0]
+        for j in frames:
+            runs = [run + 1 if yes else 0 for run, yes in zip(runs, known(j), strict=True)]
+            if max(runs) == 3:
+                return j
+        return frames[-1] if frames else start.frame
+
+    if start.given:
+        return tracklet
+    end = tracklet.first + len(tracklet.masks)
+    a = last(range(start.frame - 1, tracklet.first - 1, -1))
+    b = last(range(start.frame + 1, end))
+    part = slice(a - tracklet.first, b - tracklet.first + 1)
+    return replace(tracklet, first=a, boxes=tracklet.boxes[part], masks=tracklet.masks[part])
 
 
 def extend(

@@ -177,16 +177,18 @@ class Report(Step):
     def make(self, progress: Progress) -> None:
         from pipeline.pages.run import report_html
         from pipeline.results.claim import release
-        from pipeline.results.tables import gathered
+        from pipeline.results.tables import gathered, reported
         from pipeline.run.job import Job
         from pipeline.run.outcome import scored
 
         folder, recipe = Path(self.folder), read(cache_root(), self.run_digest)
+        take(folder, recipe)
         videos = []
         for video in progress.follow(recipe.videos, len(recipe.videos)):
-            with Job(cache_root(), self.run_digest, video, progress) as job:
-                videos.append(scored(job))
-        take(folder, recipe)
+            plans = possible(self.run_digest, video)
+            if not reported(folder, video, [chain.keys_of(plan) for plan in plans]):
+                with Job(cache_root(), self.run_digest, video, progress) as job:
+                    videos.append(scored(job))
         with gathered(folder, videos, run_of(recipe)):
             page = report_html(folder)
         release(folder)

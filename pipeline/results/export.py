@@ -154,7 +154,7 @@ def starts_of(
 
 def exported(out: Path, video: str, keys: Mapping[str, str]) -> bool:
     """Whether the video's files in `out` are whole and were made from these keys."""
-    return _ledger(out, video).whole(_made_from(keys))
+    return ledger_of(out, video).whole(_made_from(keys))
 
 
 def export_video(result: VideoResult, out: Path) -> bool:
@@ -169,6 +169,9 @@ def export_video(result: VideoResult, out: Path) -> bool:
         with draft_folder(out) as draft:
             _draw(result, *places(draft, result.name))
             with alone(out):
+                # Another run may have come first; what it has finished is never taken apart.
+                if exported(out, result.name, result.keys):
+                    return False
                 _put(draft, out, result)
     except OSError as error:
         raise UserError(
@@ -185,7 +188,7 @@ def places(out: Path, video: str) -> tuple[Path, Path, Path]:
 
 def refuse_foreign_video(out: Path, video: str) -> None:
     """UserError if files lie in the video's place that this program did not write."""
-    if not _ledger(out, video).path.exists() and video not in listed_videos(out):
+    if not ledger_of(out, video).path.exists() and video not in listed_videos(out):
         for name in _shaped(out, video):
             refuse_foreign(out / name)
 
@@ -194,7 +197,7 @@ def _put(draft: Path, out: Path, result: VideoResult) -> None:
     """Move a video's files to where they belong, beside what others have put there."""
     files = {path.relative_to(draft): path for path in draft.rglob("*") if path.is_file()}
     names = [name.as_posix() for name in files]
-    ledger = _ledger(out, result.name)
+    ledger = ledger_of(out, result.name)
     # A damaged record, or that of an earlier version, does not say which files it is for.
     ours = ledger.path.exists() or result.name in listed_videos(out)
     ledger.begin(names, () if ledger.owns() or not ours else _shaped(out, result.name))
@@ -204,7 +207,8 @@ def _put(draft: Path, out: Path, result: VideoResult) -> None:
     ledger.finish(names, _made_from(result.keys))
 
 
-def _ledger(out: Path, video: str) -> Ledger:
+def ledger_of(out: Path, video: str) -> Ledger:
+    """The record of a video's files."""
     return Ledger(out, f"{video}.json")
 
 

@@ -2,15 +2,17 @@
 
     OUT/scores/*.csv    tables, see pipeline/reports.py
     OUT/run.json        settings, keys, versions, times
+    OUT/videos/*.html   a page for each video, where there are many (pipeline/pages/video.py)
 
 Each video's rows are kept in OUT/.made/<video>.rows, and the tables are those of all videos
-joined: a run brings its own and keeps the others'.
+joined: a run brings those that have changed and keeps the others.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,12 +23,20 @@ import pandas as pd
 
 from pipeline.datasets.rules import Rule
 from pipeline.results.claim import alone
-from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES, VideoResult, pictured
+from pipeline.results.export import (
+    ITERATIONS,
+    STARTS,
+    TEMPLATES,
+    VideoResult,
+    ledger_of,
+    pictured,
+)
 from pipeline.results.files import read_table, write_text
 from pipeline.results.made import (
     MADE,
     REPORT,
     Ledger,
+    digest_of,
     listed_videos,
     present,
     read_record,
@@ -44,8 +54,10 @@ from pipeline.results.scores import (
 )
 from stages.scores import StartCounts
 
-VERSION = 1
+VERSION = 2
 """of the tables, run.json and the report; a new number writes them anew"""
+ROWS = 1
+"""of what is kept of a video; a new number gathers it anew"""
 PAGE = "report.html"
 COLUMNS = {"frames": FRAMES, "iterations": ITERATIONS, "starts": STARTS, "templates": TEMPLATES}
 """of the tables, by name"""
@@ -76,7 +88,7 @@ class Run:
 def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[None]:
     """Write run.json and OUT/scores for all videos of the folder; the page is made in the block.
 
-    videos: those of this run, which take the place of what was there of them. Without
+    videos: those whose rows take the place of what was there of them. Without
     annotations only starts.csv and templates.csv are written. No other process writes the
     folder's tables meanwhile.
     """
@@ -93,6 +105,22 @@ def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[Non
         ledger.finish([*files, PAGE], VERSION)
 
 
+def reported(out: Path, video: str, keys: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the folder's rows of a video are those of its artifacts.
+
+    keys: of each by label; several where either would do.
+    """
+    kept = read_record(_rows_file(out, video))
+    return kept.get("rows") == ROWS and kept["about"]["keys"] in keys
+
+
+def video_page(out: Path, video: str, version: int) -> tuple[Ledger, Any]:
+    """The ledger of a video's page, and what a page of this version would be made from now."""
+    kept = _rows_file(out, video), ledger_of(out, video).path
+    known = [digest_of(path) if path.exists() else secrets.token_hex() for path in kept]
+    return Ledger(out, f"{video}.page"), {"page": version, "records": known}
+
+
 def report_is_current(
     out: Path,
     settings: Mapping[str, Mapping[str, Any]],
@@ -100,15 +128,28 @@ def report_is_current(
 ) -> bool:
     """Whether tables, run.json and report are whole and show these settings and videos.
 
-    keys: of every artifact by label, by video; several where either would do.
+    keys: of every artifact by label, by video; several where either would do. Waits while
+    another process writes them.
     """
-    if not _ledger(out).whole(VERSION):
+    if not _whole(out):
+        return False
+    if any(Ledger(out, f"{video}.page").damaged(f"videos/{video}.html") for video in keys):
         return False
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     videos = run["videos"]
     return run["settings"] == settings and all(
         video in videos and videos[video]["keys"] in made for video, made in keys.items()
     )
+
+
+def _whole(out: Path) -> bool:
+    ledger = _ledger(out)
+    if ledger.whole(VERSION):
+        return True
+    if not ledger.owns():
+        return False
+    with alone(out):
+        return ledger.whole(VERSION)
 
 
 def refuse_foreign_report(out: Path) -> None:
@@ -166,7 +207,7 @@ def _rows(video: VideoResult, rule: Rule) -> dict[str, Any]:
         "seconds": dict(video.seconds),
     }
     csv = {name: _csv(table, COLUMNS[name]) for name, table in tables.items()}
-    return {"about": about, "tables": csv}
+    return {"rows": ROWS, "about": about, "tables": csv}
 
 
 def _csv(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
