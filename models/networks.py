@@ -69,6 +69,11 @@ class State:
             np.concatenate([state.areas for state in states]),
         )
 
+    def ended(self) -> State:
+        """The objects as if none had been located."""
+        gone = [replace(part, alive=torch.zeros_like(part.alive)) for part in self.parts]
+        return State(gone, self.areas)
+
     @property
     def boxes(self) -> Array:
         """RoI boxes (N, 4) float32 px."""
@@ -281,6 +286,20 @@ class Networks:
         keys = remp.memory.keys(x)
         labels = [remp.memory.compare(keys, memory.origin())[0, -1] for memory in memories]
         return torch.stack(labels).unflatten(1, x.shape[-2:])
+
+    def recognised(
+        self, part: Recurrence, f: Tensor, box: Tensor, size: int, *, plain: bool
+    ) -> Tensor:
+        """How surely each cell of a box (1, 4) px shows an object, by all that it remembers.
+
+        f (1, C, h, w). (1, 1, size, size), 0..1. ValueError without a memory.
+        """
+        remp = self._remp(plain)
+        if remp.memory is None or part.memory is None:
+            raise ValueError("this Re-MP has no appearance memory")
+        index = torch.zeros(1, dtype=torch.long, device=f.device)
+        x = geometry.roi_align(f, box, size, STRIDE, index).to(remp.memory.project.weight)
+        return remp.memory(x, part.memory.with_given(part.given))[:, -1:]
 
     def _roi(self, f: Tensor, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there.
