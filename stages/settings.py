@@ -165,12 +165,14 @@ class TrackletsSettings(Checked):
         "(stages/cuts.py); 0: none, as in the paper",
         low=0.0,
         high=1.0,
+        later=True,
     )
     lost: str = setting(
         "search",
         "an object that optical flow loses: searched for near by, with what is remembered of it "
         "(stages/relocate.py), or left, as in the paper",
         choices=("search", "left"),
+        later=True,
     )
     repeats: int = setting(
         3,

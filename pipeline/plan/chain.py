@@ -367,8 +367,8 @@ def _settings(recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
         if section == DATASET:
             found[DATASET] = recipe.dataset
         else:
-            values = getattr(recipe.settings, section)
-            found |= {item: getattr(values, item)} if item else values.keyed()
+            values = getattr(recipe.settings, section).keyed()
+            found |= {name: values[name] for name in values if item in ("", name)}
     return found
 
 
