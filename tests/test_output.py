@@ -525,7 +525,7 @@ def test_videos_one_after_the_other_and_at_once(
 ) -> None:
     run(tmp_path / "once")
     once = for_people(tmp_path / "once")
-    assert len(once) == 2 * FRAMES + 6
+    assert len(once) == 2 * FRAMES + 7
     run(tmp_path / "each", "bee")
     said = run(tmp_path / "each", "ant")
     assert f"{tmp_path / 'each'} also holds bee; the report covers them" in said

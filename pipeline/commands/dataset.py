@@ -97,6 +97,8 @@ class Export(Step):
     folder = luigi.Parameter(description="the output folder")
     keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
+    stage = "export"
+
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{self.video} export"
@@ -188,12 +190,24 @@ class Report(Step):
             plans = possible(self.run_digest, video)
             if not reported(folder, video, [chain.keys_of(plan) for plan in plans]):
                 with Job(cache_root(), self.run_digest, video, progress) as job:
-                    videos.append(scored(job))
+                    videos.append(replace(scored(job), asked=asked(recipe)))
         with gathered(folder, videos, run_of(recipe)):
             page = report_html(folder)
         release(folder)
         _tell_others(folder, recipe, progress)
         progress.tell(str(page))
+
+
+def asked(recipe: Recipe) -> dict[str, str]:
+    """How one's own clip was asked for; of other datasets nothing."""
+    if recipe.dataset != "clip":
+        return {}
+    return {"command": commanded(), "masks": recipe.masks or ""}
+
+
+def commanded() -> str:
+    """The command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
@@ -257,7 +271,7 @@ def run_of(recipe: Recipe) -> Run:
 
     weights = {Path(video.weights) for video in recipe.videos.values()}
     return Run(
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=commanded(),
         dataset=recipe.dataset,
         split=recipe.split,
         variant=recipe.settings.run.variant,

@@ -1,6 +1,7 @@
 """What this program wrote into an output folder: it replaces that, and nothing else.
 
     OUT/.made/<video>.json   the files of a video
+    OUT/.made/<video>.masks  px and confidence of its masks, see pipeline/results/export.py
     OUT/.made/<video>.rows   its rows of the tables, see pipeline/results/tables.py
     OUT/.made/<video>.page   its page, where the report is of many videos
     OUT/.made/report         the tables, run.json and the report
@@ -59,6 +60,10 @@ class Ledger:
             return False
         # As text: making a Path of each name takes longer than looking at the file.
         return all(_unchanged(f"{self.out}/{name}", s) for name, s in stored["files"].items())
+
+    def made_from(self) -> Any:
+        """What its files were made from; None while they are being written, and without any."""
+        return self._read()["made_from"]
 
     def owns(self) -> set[str]:
         """The files, relative to the output folder, whether or not they are there."""
