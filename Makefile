@@ -8,9 +8,8 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test check test-faults test-fuzz test-browser test-training test-gpu test-readme clean
 
-# At the size that its clips are drawn in: the usual 480 rows take more than twice as long.
 demo: $(STAMP)
-	$(BIN)/dyenet run --output runs/demo --set frames.height=288
+	$(BIN)/dyenet run --output runs/demo
 	@echo "Look at runs/demo/report.html, runs/demo/overlays/*.mp4 and runs/demo/masks/"
 	@echo "Next:  . $(BIN)/activate  and  dyenet segment clip.mp4 first-mask.png -o out/"
 
