@@ -181,6 +181,17 @@ def parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
+    export = commands.add_parser("export", help="the masks of a run for other programs")
+    export.add_argument("run", type=Path, help="the --output folder of a run")
+    export.add_argument(
+        "--format", required=True, help="coco, yolo, mots, npz, alpha or contours; docs/outputs.md"
+    )
+    export.add_argument("--videos", type=_names, default=(), help="only these: a,b")
+    export.add_argument(
+        "-o", "--output", type=Path, help="folder to which exports/FORMAT/ is added (default: RUN)"
+    )
+    export.set_defaults(command=_export)
+
     table5 = commands.add_parser("table5", help="the paper's Table 5 with runs on several datasets")
     table5.add_argument("runs", type=Path, nargs="*", help="--output folders of runs of dyenet")
     table5.add_argument(
@@ -464,6 +475,14 @@ def _report(given: argparse.Namespace) -> int:
         print(report_html(given.run))
     if given.tables:
         print(*save_tables(given.run, given.tables), sep="\n")
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from pipeline.commands.exports import export_run
+
+    place = export_run(given.run, given.format, given.videos, given.output or given.run)
+    print(f"results: {place}")
     return 0
 
 

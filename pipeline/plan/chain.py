@@ -163,7 +163,7 @@ ONCE = (
 EVERY_ITERATION = (
     StageRow(
         "matches",
-        settings=("matches", "tracklets.skip_iou"),
+        settings=("matches", "tracklets.skip_iou", "tracklets.cuts"),
         inputs=("features", *BOXES, before("tubes"), before("tracklets")),
         sources=("first_masks",),
         modules=("mask", "reid"),
