@@ -201,7 +201,7 @@ def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
     folder is another run's.
     """
     from pipeline.results.apart import check_apart
-    from pipeline.results.export import refuse_foreign_video
+    from pipeline.results.export import refuse_foreign_masks, refuse_foreign_video
     from pipeline.results.made import sweep
     from pipeline.results.tables import refuse_foreign_report
 
@@ -211,6 +211,7 @@ def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
     report = Report(run_digest=recipe.digest, folder=str(folder), keep=keep)
     if not report.complete():
         refuse_foreign_report(folder)
+        refuse_foreign_masks(folder)
         for video in recipe.videos:
             refuse_foreign_video(folder, video)
         take(folder, recipe)

@@ -21,7 +21,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.results.claim import alone
-from pipeline.results.made import Ledger, draft_folder, listed_videos, refuse_foreign
+from pipeline.results.made import Ledger, draft_folder, listed_videos, present, refuse_foreign
 from pipeline.results.overlays import VideoFile, overlay, write_mask, write_picture
 from stages.frames import FrameReader
 from stages.scores import Scores, StartCounts
@@ -188,6 +188,22 @@ def refuse_foreign_video(out: Path, video: str) -> None:
     if not _ledger(out, video).path.exists() and video not in listed_videos(out):
         for name in _shaped(out, video):
             refuse_foreign(out / name)
+
+
+def refuse_foreign_masks(out: Path) -> None:
+    """UserError if `out` is a folder of videos, whose given masks lie where results go.
+
+    Those of a run would be taken for given ones, also of other frames.
+    """
+    known = present(out) | listed_videos(out)
+    masks = {path.name if path.is_dir() else path.stem: path for path in _files(out / "masks", "")}
+    for path in _files(out, "") if masks else ():
+        given = masks.get(path.name if path.is_dir() else path.stem)
+        if given and given.name not in known:
+            raise UserError(
+                f"{given}: is a mask of {path}, and results beside it would be taken for given "
+                "masks too; give another folder as --output"
+            )
 
 
 def _put(draft: Path, out: Path, result: VideoResult) -> None:
