@@ -138,13 +138,13 @@ def present(out: Path) -> set[str]:
     return {path.stem for end in ("json", "rows") for path in (out / MADE).glob(f"*.{end}")}
 
 
-def listed_videos(out: Path) -> set[str]:
+def listed_videos(out: Path) -> frozenset[str]:
     """Videos of the folder's run.json; none where it is not there, or not of this program."""
     path = out / "run.json"
     try:
-        return set(_listed(path, tuple(_times(str(path)))))
+        return _listed(path, tuple(_times(str(path))))
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return frozenset()
 
 
 @lru_cache(maxsize=1)
