@@ -66,7 +66,7 @@ def made(place: Place) -> dict[str, float]:
 def under_way(before: dict[str, float], after: dict[str, float]) -> str:
     """The stage that came next."""
     new = {when: name for name, when in after.items() if name not in before}
-    return new[min(new)].partition("/")[0].replace(".made", "export") if new else "report"
+    return new[min(new)].partition("/")[0].replace(".made", "export") if new else "start or report"
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
