@@ -21,7 +21,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-faults test-fuzz test-browser test-training test-gpu test-readme: $(STAMP)
+# Goes on where it was stopped; what was tried is then in runs/faults.log.done.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults --resume runs/faults.log
+
+test-fuzz test-browser test-training test-gpu test-readme: $(STAMP)
 	$(BIN)/python -m pytest -m $(@:test-%=%)
 
 $(STAMP): setup.py
