@@ -56,6 +56,7 @@ EXAMPLES = {
     "verify": "verify",
     "score": "score runs/one/masks --dataset davis16 --root DAVIS --output scores/",
     "report": "report runs/one runs/other",
+    "export": "export runs/one --format coco",
     "table5": "table5 runs/davis16-val-dyenet runs/segtrackv2-all-dyenet --output table5.csv",
     "artifacts": "artifacts features",
     "speed": "speed --dataset davis16 --root DAVIS --device cuda",
