@@ -325,7 +325,7 @@ def test_sweep_takes_lists_of_any_settings(place: Place) -> None:
     [
         ({"rho_reid": "x"}, "matches.rho_reid = 'x': must be a number"),
         ({"set": "proposals.perframe=3"}, "did you mean proposals.per_frame?"),
-        ({"videos": "and"}, "there are ant"),
+        ({"videos": "and"}, "did you mean ant?"),
         ({"split": "vall"}, "did you mean val?"),
         ({"variant": "all"}, "must be one of dyenet"),
         ({"device": "tpu"}, "must be one of auto, cpu, cuda"),
