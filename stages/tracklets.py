@@ -35,7 +35,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 8
+VERSION = 9
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
