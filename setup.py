@@ -44,6 +44,7 @@ setup(
             "types-tqdm",
             "pyarrow>=16",
             "selenium>=4.20",
+            "pycocotools>=2.0.8",
         ],
     },
     entry_points={"console_scripts": ["dyenet = pipeline.cli:main"]},

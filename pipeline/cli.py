@@ -42,7 +42,7 @@ stage, in all and of the bare trunk, memory and bytes; on a CUDA device also the
 in which it worked. resnet50 and resnet101 are the paper's networks, untrained. Ends with status 1
 if the peak memory of the longest clip is more than a tenth above that of the shortest."""
 BENCH_SWEEP = """Run each value by itself and all of them as a sweep, and compare masks, CSVs and
-HDF5 datasets. Without --dataset: the demo's clips, twice as long. Ends with status 1 if anything
+HDF5 datasets. Without --dataset: the demo's clips at 48 frames. Ends with status 1 if anything
 differs, or if the sweep takes more than 1.3 times the stage seconds of one run."""
 
 RUN_HELP = """Segment every video of a dataset, score it and write the report: RunDataset, with a
@@ -56,6 +56,7 @@ EXAMPLES = {
     "verify": "verify",
     "score": "score runs/one/masks --dataset davis16 --root DAVIS --output scores/",
     "report": "report runs/one runs/other",
+    "export": "export runs/one --format coco",
     "table5": "table5 runs/davis16-val-dyenet runs/segtrackv2-all-dyenet --output table5.csv",
     "artifacts": "artifacts features",
     "speed": "speed --dataset davis16 --root DAVIS --device cuda",
@@ -180,6 +181,17 @@ def parser() -> argparse.ArgumentParser:
         "--tables", choices=("csv", "parquet"), help="also write every table to RUN/tables/"
     )
     report.set_defaults(command=_report)
+
+    export = commands.add_parser("export", help="the masks of a run for other programs")
+    export.add_argument("run", type=Path, help="the --output folder of a run")
+    export.add_argument(
+        "--format", required=True, help="coco, yolo, mots, npz, alpha or contours; docs/outputs.md"
+    )
+    export.add_argument("--videos", type=_names, default=(), help="only these: a,b")
+    export.add_argument(
+        "-o", "--output", type=Path, help="folder to which exports/FORMAT/ is added (default: RUN)"
+    )
+    export.set_defaults(command=_export)
 
     table5 = commands.add_parser("table5", help="the paper's Table 5 with runs on several datasets")
     table5.add_argument("runs", type=Path, nargs="*", help="--output folders of runs of dyenet")
@@ -464,6 +476,14 @@ def _report(given: argparse.Namespace) -> int:
         print(report_html(given.run))
     if given.tables:
         print(*save_tables(given.run, given.tables), sep="\n")
+    return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from pipeline.commands.exports import export_run
+
+    place = export_run(given.run, given.format, given.videos, given.output or given.run)
+    print(f"results: {place}")
     return 0
 
 

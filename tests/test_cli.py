@@ -141,6 +141,10 @@ def test_status_says_why(
     assert "missing" not in capsys.readouterr().out
     assert cli.main(["run", *dataset, "--split", "vall"]) == 1
     assert capsys.readouterr().err.endswith("did you mean val?\n")
+    assert cli.main(["run", *dataset, "--videos", "bee"]) == 1
+    assert capsys.readouterr().err.endswith("has no such video; there is ant\n")
+    assert cli.main(["status", *dataset, "--videos", "ants"]) == 1
+    assert capsys.readouterr().err.endswith("has no such video; did you mean ant?\n")
     before = (folder / "out/run.json").stat().st_mtime_ns
     assert cli.main(["run", *dataset, *fast, "--output", str(folder / "out")]) == 0
     assert capsys.readouterr().out == f"results: {folder / 'out'}\n"
@@ -196,8 +200,6 @@ def test_prune_is_dry_unless_told(
         (["status", "--set", "proposal.nsm=1"], "did you mean proposals.nms?"),
         (["status", "--variant", "DyNet"], "remp-no-attention, msk; did you mean dyenet?"),
         (["status", "--dataset", "DAVIS_17"], "did you mean davis17?"),
-        (["status", "--videos", "bee"], "no such video; there is crossing, return, orbit"),
-        (["run", "--videos", "crosing"], "has no such video; did you mean crossing?"),
         (["status", "--set", "x=1"], "no such setting"),
         (["status", "/nowhere.mp4"], "/nowhere.mp4: give its first mask too"),
     ],

@@ -265,7 +265,7 @@ def test_tables_are_saved_as_they_are(swept: Path, kind: str) -> None:
     paths = save_tables(run, kind)
     assert [path.name for path in paths] == [
         f"{name}.{kind}"
-        for name in ("results", "per_frame", "per_iteration", "starts", "templates")
+        for name in ("results", "per_frame", "per_iteration", "starts", "templates", "masks")
     ]
     read = pd.read_csv if kind == "csv" else pd.read_parquet
     for path, table in zip(paths, (results(run), per_frame(run)), strict=False):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.pages.page import until_settled, write_page
-from pipeline.pages.video import Tables, video_pages, video_part
+from pipeline.pages.page import Row, until_settled, write_page
+from pipeline.pages.video import Tables, object_names, pictured_look, video_pages, video_part
 from pipeline.paper.published import PUBLISHED, RETRIEVAL, Published, likeness
 from pipeline.plan.settings import described
 from pipeline.reports import per_iteration, read_run, results, rule_used
+from pipeline.results.review import LOOKS
 from pipeline.results.scores import MEASURES, totals
 
 EMBEDDED = 50
@@ -48,6 +49,8 @@ def report_html(out_dir: str | Path) -> Path:
         run=run,
         rule=rule,
         scored=bool(len(table)),
+        own=run["dataset"] == "clip",
+        looks=_looks(out, videos) if len(videos) > 1 else [],
         videos=videos,
         rows=videos[:ROWS],
         embedded=[video_part(out, v.name, v.about, tables) for v in videos if few],
@@ -77,9 +80,24 @@ class VideoRow:
 
 def _videos(run: Mapping[str, Any], table: pd.DataFrame) -> list[VideoRow]:
     """The run's videos, the worst first."""
-    means = table.groupby("video")[list(MEASURES)].mean().to_dict("index")
-    videos = [VideoRow(name, about, means.get(name, {})) for name, about in run["videos"].items()]
+    means = table.groupby("video")[list(MEASURES)].mean()
+    scored = {str(name): dict(zip(MEASURES, row, strict=True)) for name, *row in means.itertuples()}
+    videos = [VideoRow(name, about, scored.get(name, {})) for name, about in run["videos"].items()]
     return sorted(videos, key=lambda video: (video.means.get("G", math.inf), video.name))
+
+
+def _looks(out: Path, videos: Sequence[VideoRow]) -> list[tuple[str, str, Row]]:
+    """What to look at first in all videos: (video, object, look), the weightiest first."""
+    every = [(look, video) for video in videos for look in video.about.get("look", ())]
+    every.sort(key=lambda item: (-item[0]["weight"], item[1].name, item[0]["frame"]))
+    return [
+        (
+            video.name,
+            object_names(video.about)[look["object"]],
+            pictured_look(out, video.name, look),
+        )
+        for look, video in every[:LOOKS]
+    ]
 
 
 def _paper(dataset: str, split: str) -> list[Published]:

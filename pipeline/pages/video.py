@@ -1,5 +1,8 @@
 """A video's part of a report: its pictures, curves and tracklets.
 
+Without annotations it is about the video itself: the film, when each object is seen, what to look
+at and how to correct it.
+
 Reports of many videos hold none of them: each has a page, OUT/videos/<video>.html, which is made
 once and again only when something of the video has changed.
 """
@@ -14,9 +17,12 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.pages.correct import Correction, correction
 from pipeline.pages.page import Row, dots, line, picture, write_page
-from pipeline.reports import per_frame, results, starts, templates
+from pipeline.reports import changes, masks, per_frame, results, starts, templates
 from pipeline.results.export import pictured
+from pipeline.results.overlays import FPS
+from pipeline.results.review import LOW
 from pipeline.results.scores import last_iteration, totals
 from pipeline.results.tables import video_page
 
@@ -31,14 +37,18 @@ class Tables:
         self._out = out
 
     def of(self, video: str) -> tuple[pd.DataFrame, ...]:
-        """Rows of a video: scored frames, results, starting points, templates."""
+        """Rows of a video: scored frames, results, starting points, templates, masks, changes."""
         return tuple(parts.get(video, empty) for parts, empty in self._parts)
 
     @cached_property
     def _parts(self) -> list[tuple[dict[str, pd.DataFrame], pd.DataFrame]]:
         out = self._out
-        tables = last_iteration(per_frame(out)), results(out), starts(out), templates(out)
-        return [(dict(list(t.groupby("video", sort=False))), t.iloc[:0]) for t in tables]
+        scores = last_iteration(per_frame(out)), results(out)
+        tables = (*scores, starts(out), templates(out), masks(out), changes(out))
+        return [
+            ({str(video): part for video, part in t.groupby("video", sort=False)}, t.iloc[:0])
+            for t in tables
+        ]
 
 
 def video_pages(out: Path, run: Mapping[str, Any]) -> None:
@@ -78,27 +88,50 @@ class Lane:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """When an object is seen."""
+
+    object: int
+    bars: Sequence[tuple[int, int, bool]]
+    """first frame, number of frames, whether the confidence is low there"""
+    given: str
+    """marks where a mask was given, as an SVG path"""
+    frames: int
+    """how many show it"""
+
+
+@dataclass(frozen=True)
 class VideoPart:
     """A video's part of the report."""
 
     name: str
     frames: int
     size: tuple[int, int]
-    objects: Sequence[int]
+    fps: float
+    objects: Mapping[int, str]
+    """what each is called"""
     seconds: float
     means: Mapping[str, float]
     table: Sequence[Row]
-    pictures: Sequence[tuple[str, str]]
-    """(frame name, data URI)"""
+    pictures: Sequence[tuple[int, str, str]]
+    """(frame, its name, data URI)"""
     curves: Mapping[str, Sequence[Curve]]
     """by measure"""
     lanes: Sequence[Lane]
     film: bool
+    looks: Sequence[Row]
+    """as run.json has them, and a picture of each"""
+    seen: Sequence[Seen]
+    """without annotations"""
+    changes: Sequence[Row]
+    """frames, px and the first frame by object, if anything is not as it was in the run before"""
+    correction: Correction | None
+    """of one's own clip"""
 
 
 def video_part(out: Path, name: str, about: Mapping[str, Any], tables: Tables) -> VideoPart:
     """A video's part; about: what run.json holds of it."""
-    frames, table, begun, added = tables.of(name)
+    frames, table, begun, added, drawn, changed = tables.of(name)
     scored = sorted(int(i) for i in frames["object"].unique())
     curves = {
         measure: [_curve(i, frames[frames["object"] == i], begun, measure) for i in scored]
@@ -111,7 +144,8 @@ def video_part(out: Path, name: str, about: Mapping[str, Any], tables: Tables) -
         name,
         about["frames"],
         (about["size"][0], about["size"][1]),
-        about["objects"],
+        about.get("fps", FPS),
+        object_names(about),
         sum(about["seconds"].values()),
         totals(table) if len(table) else {},
         table.to_dict("records"),
@@ -119,16 +153,71 @@ def video_part(out: Path, name: str, about: Mapping[str, Any], tables: Tables) -
         curves if len(frames) else {},
         lanes if len(begun) else [],
         (out / "overlays" / f"{name}.mp4").exists(),
+        [pictured_look(out, name, look) for look in about.get("look", ())],
+        [] if len(frames) else _seen(drawn, about["given"]),
+        _changes(changed),
+        correction(out, name, about),
     )
 
 
-def _pictures(out: Path, name: str, about: Mapping[str, Any]) -> list[tuple[str, str]]:
+def pictured_look(out: Path, video: str, look: Row) -> Row:
+    """A look of run.json with its picture."""
+    return {**look, "picture": frame_picture(out, video, look["frame"])}
+
+
+def object_names(about: Mapping[str, Any]) -> dict[int, str]:
+    """What each object of a video is called; about: what run.json holds of it."""
+    named = about.get("names", {})
+    return {i: named.get(str(i), f"object {i}") for i in about["objects"]}
+
+
+def _seen(drawn: pd.DataFrame, given: Sequence[int]) -> list[Seen]:
+    found = []
+    for i in sorted(set(drawn["object"])):
+        rows = drawn[(drawn["object"] == i) & (drawn["pixels"] > 0)].sort_values("frame")
+        low = rows["confidence"] < LOW
+        runs = ((rows["frame"].diff() != 1) | (low != low.shift())).cumsum()
+        bars = [
+            (int(part["frame"].iloc[0]), len(part), bool(low[part.index[0]]))
+            for _, part in rows.groupby(runs)
+        ]
+        marks = dots((j, 5) for j in given if j in set(rows["frame"]))
+        found.append(Seen(i, bars, marks, len(rows)))
+    return found
+
+
+def _changes(changed: pd.DataFrame) -> list[Row]:
+    """By object: how many frames are not as before, of how many px, and where most are."""
+    found = list[Row]()
+    for i in sorted(set(changed["object"])):
+        rows = changed[changed["object"] == i]
+        most = rows.loc[rows["pixels"].idxmax()]
+        found.append(
+            {
+                "object": i,
+                "frames": len(rows),
+                "first": int(rows["frame"].min()),
+                "last": int(rows["frame"].max()),
+                "pixels": int(rows["pixels"].sum()),
+                "most": int(most["pixels"]),
+                "at": int(most["frame"]),
+            }
+        )
+    return found
+
+
+def _pictures(out: Path, name: str, about: Mapping[str, Any]) -> list[tuple[int, str, str]]:
     found = []
     for n, label in zip(pictured(about["frames"]), about["frame_names"], strict=True):
-        path = out / "pictures" / name / f"{n:05d}.jpg"
-        if path.exists():
-            found.append((label, picture(path.read_bytes())))
+        if data := frame_picture(out, name, n):
+            found.append((n, label, data))
     return found
+
+
+def frame_picture(out: Path, name: str, n: int) -> str:
+    """A frame as a data URI; empty where it is not there."""
+    path = out / "pictures" / name / f"{n:05d}.jpg"
+    return picture(path.read_bytes()) if path.exists() else ""
 
 
 def _curve(i: int, frames: pd.DataFrame, begun: pd.DataFrame, measure: str) -> Curve:

@@ -24,10 +24,12 @@ import pandas as pd
 from pipeline.datasets.rules import Rule
 from pipeline.results.claim import alone
 from pipeline.results.export import (
+    DRAWN,
     ITERATIONS,
     STARTS,
     TEMPLATES,
     VideoResult,
+    drawn_file,
     ledger_of,
     pictured,
 )
@@ -43,6 +45,8 @@ from pipeline.results.made import (
     refuse_foreign,
     write_record,
 )
+from pipeline.results.overlays import FPS
+from pipeline.results.review import MASKS, worth_a_look
 from pipeline.results.scores import (
     FRAMES,
     frame_table,
@@ -59,7 +63,16 @@ VERSION = 2
 ROWS = 1
 """of what is kept of a video; a new number gathers it anew"""
 PAGE = "report.html"
-COLUMNS = {"frames": FRAMES, "iterations": ITERATIONS, "starts": STARTS, "templates": TEMPLATES}
+CHANGES = {name: kind for name, kind in MASKS.items() if name != "confidence"}
+"""columns of scores/changes.csv; pixels: how many are not as in the masks that lay there before"""
+COLUMNS = {
+    "frames": FRAMES,
+    "iterations": ITERATIONS,
+    "starts": STARTS,
+    "templates": TEMPLATES,
+    "masks": MASKS,
+    "changes": CHANGES,
+}
 """of the tables, by name"""
 
 
@@ -89,12 +102,12 @@ def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[Non
     """Write run.json and OUT/scores for all videos of the folder; the page is made in the block.
 
     videos: those whose rows take the place of what was there of them. Without
-    annotations only starts.csv and templates.csv are written. No other process writes the
-    folder's tables meanwhile.
+    annotations there are no frames.csv and iterations.csv, without earlier masks there is no
+    changes.csv. No other process writes the folder's tables meanwhile.
     """
     with alone(out):
         for video in videos:
-            write_record(_rows_file(out, video.name), _rows(video, run.rule))
+            write_record(_rows_file(out, video.name), _rows(out, video, run.rule))
         files = _files(_known(out), run)
         ledger = _ledger(out)
         earlier = () if ledger.owns() else _earlier(out)
@@ -187,27 +200,47 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
     return {name: record for name, record in records.items() if record}
 
 
-def _rows(video: VideoResult, rule: Rule) -> dict[str, Any]:
+def _rows(out: Path, video: VideoResult, rule: Rule) -> dict[str, Any]:
     """What the folder's tables and run.json hold of a video; tables as CSV without a head."""
-    frames = join_frames(_frame_tables(video, rule))
+    frames, drawn = join_frames(_frame_tables(video, rule)), _drawn(out, video.name)
+    changed = drawn[drawn["changed"].fillna(0) > 0]
     tables = {
         "frames": frames,
         "iterations": _iterations(video, frames),
         "starts": pd.DataFrame(map(asdict, video.starts)).assign(video=video.name),
         "templates": pd.DataFrame(map(asdict, video.templates)).assign(video=video.name),
+        "masks": drawn,
+        "changes": changed.assign(pixels=changed["changed"]),
     }
-    about = {
+    csv = {name: _csv(table, COLUMNS[name]) for name, table in tables.items()}
+    return {"rows": ROWS, "about": _about(video, drawn), "tables": csv}
+
+
+def _drawn(out: Path, video: str) -> pd.DataFrame:
+    """DRAWN of a video; empty where it was not exported here."""
+    path = drawn_file(out, video)
+    if path.exists():
+        return read_table(path, DRAWN)
+    return pd.DataFrame({name: [] for name in DRAWN}).astype(DRAWN)
+
+
+def _about(video: VideoResult, drawn: pd.DataFrame) -> dict[str, Any]:
+    """What run.json holds of a video."""
+    looks = worth_a_look(drawn, video.given)
+    return {
         "frames": len(video.frame_names),
         "size": list(video.frames.size),
+        "fps": video.frames.fps or FPS,
         "objects": list(video.objects),
         **({"names": {str(i): name for i, name in video.names.items()}} if video.names else {}),
         "given": sorted(video.given),
+        "given_names": [video.frame_names[n] for n in sorted(video.given)],
+        **({"asked": dict(video.asked)} if video.asked else {}),
         "frame_names": [video.frame_names[n] for n in pictured(len(video.frame_names))],
+        "look": [asdict(look) | {"name": video.frame_names[look.frame]} for look in looks],
         "keys": dict(video.keys),
         "seconds": dict(video.seconds),
     }
-    csv = {name: _csv(table, COLUMNS[name]) for name, table in tables.items()}
-    return {"rows": ROWS, "about": about, "tables": csv}
 
 
 def _csv(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
@@ -223,7 +256,9 @@ def _files(known: Mapping[str, Mapping[str, Any]], run: Run) -> dict[str, str]:
         for name, columns in COLUMNS.items()
     }
     frames = read_table(io.StringIO(joined["frames"]), FRAMES)
-    files = {f"scores/{name}.csv": joined[name] for name in ("starts", "templates")}
+    files = {f"scores/{name}.csv": joined[name] for name in ("starts", "templates", "masks")}
+    if any(rows["tables"]["changes"] for rows in known.values()):
+        files["scores/changes.csv"] = joined["changes"]
     if len(frames):
         table = read_table(io.StringIO(joined["iterations"]), ITERATIONS)
         table = table.sort_values(["iteration", "video"], ignore_index=True)
