@@ -159,10 +159,10 @@ class TrackletsSettings(Checked):
     abort_area: float = setting(
         16.0, "propagation ends below this area in px", low=0.0, high=1_000_000_000.0
     )
-    repeats: int = setting(
+    overlap: int = setting(
         3,
-        "frames in a row in which a retrieved starting point repeats accepted tracklets, after "
-        "which it is propagated no farther (stages/repeats.py); 0: any number, as in the paper",
+        "frames that a retrieved starting point is propagated beyond the gap that it could fill "
+        "(stages/gaps.py); 0: to its end, as in the paper",
         low=0,
         high=1_000_000_000,
         later=True,

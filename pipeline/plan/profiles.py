@@ -25,7 +25,7 @@ PRINTED: Mapping[str, Any] = {
     # the set of templates is augmented after each iteration (section 3.3)
     "matches.template_set": "growing",
     # every starting point is propagated until it ends (section 3.2)
-    "tracklets.repeats": 0,
+    "tracklets.overlap": 0,
     # one threshold of contradiction, for tubes of the own object and of others (section 3.2)
     "tubes.rival": 0.5,
     # no post-processing (section 4.2)
