@@ -1,4 +1,4 @@
-"""Frames and index masks: the only file of the stages that opens files.
+"""Frames and index masks: with films.py the only file of the stages that opens files.
 
 Every message names the video, the frame, the path and what mends it.
 """
@@ -10,7 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -24,6 +24,7 @@ from PIL import Image as Pillow
 
 from stages.containers import counted, whole
 from stages.errors import BadInput
+from stages.films import Decoder, Unreadable
 from stages.settings import FramesSettings
 from stages.types import Image, IndexMask, SourceFiles
 
@@ -49,8 +50,6 @@ PNG_DEPTH = 24
 DEEP_SUFFIXES = ".png", ".tif", ".tiff"
 JPEG = b"\xff\xd8"
 """first bytes of a JPEG"""
-GRABS = 100
-"""attempts to go on where a video seems to end: beyond its end, a decoder has nothing more"""
 NARROW = 16
 """px a side of them, at least: bfloat16 convolutions on a CPU fail on narrower ones"""
 SLENDER = 16
@@ -247,15 +246,8 @@ class VideoFrames(FrameReader):
         if not path.is_file():
             raise BadInput(f"video {video}: {path} {_absent(path)}")
         files.check(path)
-        self._capture = cv2.VideoCapture(str(path))
-        # Without a video decoder OpenCV takes a name with digits for a series of pictures.
-        if not self._capture.isOpened() or self._capture.getBackendName() == "CV_IMAGES":
-            raise BadInput(f"video {video}: {path} cannot be opened as a video file")
-        width, height = (
-            int(self._capture.get(side))
-            for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        )
-        _check_pixels((height, width), f"video {video}: {path}", files)
+        self._decoder = self._open()
+        _check_pixels(self._decoder.stored, f"video {video}: {path}", files)
         self._numbers = film.taken(count := self._count())
         if not self._numbers:
             raise BadInput(
@@ -263,22 +255,32 @@ class VideoFrames(FrameReader):
                 f"{film.first} to {film.last if film.last is not None else 'its end'}"
             )
         self.names = tuple(f"{n:05d}" for n in self._numbers)
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        fps = self._decoder.fps
         self.fps = fps / film.step if fps else None
         self._restart()
-        self.size = self.decode(0).shape[:2]
+        self.size = self._image(0).shape[:2]
+
+    def _open(self) -> Decoder:
+        try:
+            return Decoder(self.path)
+        except Unreadable as error:
+            raise BadInput(
+                f"video {self.video}: {self.path} cannot be opened as a video file"
+            ) from error
 
     def _count(self) -> int:
         """Frames that can be decoded; BadInput if there is none, or should be more."""
-        count = 0
-        while self._capture.grab():
-            count += 1
+        count, more = 0, False
+        try:
+            while self._decoder.grab():
+                count += 1
+        except Unreadable:
+            more = True
         where = f"video {self.video}: {self.path}"
         if not count:
             raise BadInput(f"{where} holds no frame that can be decoded")
         # After damage there is more to come; a file that was cut short is known by its sizes.
-        more = any(self._capture.grab() for _ in range(GRABS))
-        said = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        said = self._decoder.estimate
         with self.path.open("rb") as file:
             if more or not whole(file) or (said > count and counted(file)):
                 of = f" of {said}" if said > count else ""
@@ -289,32 +291,40 @@ class VideoFrames(FrameReader):
         return count
 
     def _restart(self) -> None:
-        self._capture.release()
-        self._capture = cv2.VideoCapture(str(self.path))
+        self._decoder.close()
+        self._decoder = self._open()
         self._next = 0
         self._last: tuple[int, Image] | None = None
 
     def decode(self, j: int) -> Image:
+        image = self._image(j)
+        if image.shape[:2] != self.size:
+            raise BadInput(
+                f"video {self.video}, frame {self.names[j]}: {self.path} has frames of "
+                f"{_by(image.shape[:2])} there, and of {_by(self.size)} before; all frames of a "
+                "video must be of one size"
+            )
+        return image
+
+    def _image(self, j: int) -> Image:
         if self._last is not None and self._last[0] == j:
             return self._last[1]
         self._files.check(self.path)
-        number = self._numbers[j]
         # seeking by position is inexact in many codecs: go back to the start instead
-        if number < self._next:
+        if self._numbers[j] < self._next:
             self._restart()
-        while self._next < number:
-            self._capture.grab()
-            self._next += 1
-        ok, image = self._capture.read()
-        self._next += 1
-        if not ok:
+        try:
+            while self._next <= self._numbers[j] and self._decoder.grab():
+                self._next += 1
+        except Unreadable:
+            pass
+        if self._next <= self._numbers[j]:
             raise BadInput(
                 f"video {self.video}, frame {self.names[j]}: {self.path} cannot be decoded there; "
                 "the file is damaged or was changed"
             )
         self._files.check(self.path)
-        rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        self._last = (j, np.asarray(rgb, np.uint8))
+        self._last = (j, self._decoder.image())
         return self._last[1]
 
 
@@ -363,19 +373,12 @@ def extent(source: FrameSource, video: str) -> tuple[int, tuple[int, int]]:
     """
     if isinstance(source, tuple):
         return len(source), picture_size(source[0], f"video {video}")
-    capture = cv2.VideoCapture(str(source))
-    count, height, width = (
-        int(capture.get(what))
-        for what in (
-            cv2.CAP_PROP_FRAME_COUNT,
-            cv2.CAP_PROP_FRAME_HEIGHT,
-            cv2.CAP_PROP_FRAME_WIDTH,
-        )
-    )
-    capture.release()
-    if min(height, width) < 1:
-        raise BadInput(f"video {video}: {source} cannot be opened as a video file")
-    return max(0, count), (height, width)
+    film = source if isinstance(source, Film) else Film(source)
+    try:
+        with closing(Decoder(film.path)) as decoder:
+            return len(film.taken(decoder.estimate)), decoder.stored
+    except Unreadable as error:
+        raise BadInput(f"video {video}: {film.path} cannot be opened as a video file") from error
 
 
 def manifest(

@@ -159,6 +159,19 @@ class TrackletsSettings(Checked):
     abort_area: float = setting(
         16.0, "propagation ends below this area in px", low=0.0, high=1_000_000_000.0
     )
+    cuts: float = setting(
+        0.26,
+        "likeness of two frames below which there is a cut between them, where propagation ends "
+        "(stages/cuts.py); 0: none, as in the paper",
+        low=0.0,
+        high=1.0,
+    )
+    lost: str = setting(
+        "search",
+        "an object that optical flow loses: searched for near by, with what is remembered of it "
+        "(stages/relocate.py), or left, as in the paper",
+        choices=("search", "left"),
+    )
     overlap: int = setting(
         3,
         "frames that a retrieved starting point is propagated beyond the gap that it could fill "

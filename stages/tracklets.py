@@ -20,6 +20,8 @@ import numpy.typing as npt
 
 from models.memory import Memory
 from models.networks import Networks, State
+from stages import relocate
+from stages.cuts import cuts
 from stages.gaps import Carried, Gap
 from stages.settings import TrackletsSettings
 from stages.starts import covered, extent, settled
@@ -33,7 +35,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 7
+VERSION = 9
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
@@ -80,6 +82,11 @@ class Propagation:
     settings: TrackletsSettings
     plain: bool = False
     """Re-MP without attention"""
+
+    @cached_property
+    def cuts(self) -> frozenset[int]:
+        """Frames into which nothing is carried from the frame before, nor back."""
+        return cuts(self.features, self.networks, self.settings.cuts)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -205,10 +212,10 @@ def propagate(
     """Propagate every starting point both ways until it ends; none is skipped.
 
     given: the given masks of all objects, which every appearance memory takes in. A tracklet
-    ends where the warped mask is empty or its area falls below the larger of
-    settings.abort_area px and settings.abort_ratio of the starting area. Each feature and
-    flow frame is read once a direction, the features of a given mask once more. A starting
-    point without a cell over 0.5 stays alone in its frame.
+    ends at a cut (stages.cuts), and where the warped mask is empty or its area falls below the
+    larger of settings.abort_area px and settings.abort_ratio of the starting area. Each feature
+    and flow frame is read once a direction, the features once more to find the cuts, and those of a
+    given mask once more. A starting point without a cell over 0.5 stays alone in its frame.
     """
     carried = _propagate(propagation, starts, [], _remembered(propagation, given))
     return [c.tracklet for c in carried]
@@ -260,24 +267,35 @@ def _propagate(
             trail.floor = max(propagation.settings.abort_area, share)
         return trail.state
 
-    def step(state: State, j: int, flow_of: Callable[[int], npt.NDArray[np.float32]]) -> State:
-        return networks.step(state, *read(j), flow_of(j), plain=propagation.plain)
+    def step(state: State, j: int, i: int) -> State:
+        """From frame i, before or after j."""
+        if max(i, j) in propagation.cuts:
+            return state.ended()
+        back, plain = _between(flow, j, i), propagation.plain
+        if propagation.settings.lost == "left":
+            return networks.step(state, *read(j), back, plain=plain)
+        return relocate.step(networks, state, read(j), back, _between(flow, i, j), plain=plain)
 
     _walk(
         moving,
         range(last + 1),
         enter,
-        lambda state, j: step(state, j, flow.to_previous),
+        lambda state, j: step(state, j, j - 1),
         attrgetter("forward"),
     )
     _walk(
         moving,
         range(last, -1, -1),
         enter,
-        lambda state, j: step(state, j, flow.to_next),
+        lambda state, j: step(state, j, j + 1),
         attrgetter("backward"),
     )
     return [trail.carried() for trail in trails]
+
+
+def _between(flow: FlowReader, j: int, i: int) -> npt.NDArray[np.float32]:
+    """Flow (2, H, W) px on the grid of frame j that leads to frame i, the one before or after."""
+    return flow.to_previous(j) if i < j else flow.to_next(j)
 
 
 def _walk(

@@ -52,7 +52,10 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def cut_out(mask: np.ndarray, object_id: int, margin: float, s: int) -> tuple[list[float], Any]:
-    """RoI box of an object, and the share of each cell that it covers times 255."""
+    """RoI box of an object, and the share of each cell that it covers times 255.
+
+    The mask's border goes on beyond it, as far as the box reaches.
+    """
     ys = [y for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x] == object_id]
     xs = [x for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x] == object_id]
     x0, y0, x1, y1 = min(xs), min(ys), max(xs) + 1, max(ys) + 1
@@ -60,10 +63,13 @@ def cut_out(mask: np.ndarray, object_id: int, margin: float, s: int) -> tuple[li
     box = [x0 - w, y0 - h, x1 + w, y1 + h]
     cell_w, cell_h = (box[2] - box[0]) / s, (box[3] - box[1]) / s
     cells = [[0.0] * s for _ in range(s)]
+    beyond = math.ceil(max(w, h))
+    wide = np.pad(mask == object_id, beyond, mode="edge")
+    places = np.argwhere(wide) - beyond
     for r in range(s):
         for c in range(s):
             left, top = box[0] + c * cell_w, box[1] + r * cell_h
-            for y, x in zip(ys, xs, strict=True):
+            for y, x in places.tolist():
                 across = min(left + cell_w, x + 1) - max(left, x)
                 down = min(top + cell_h, y + 1) - max(top, y)
                 if across > 0 and down > 0:

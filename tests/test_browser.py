@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
 from pipeline.pages.sweep import sweep_html
+from pipeline.results.overlays import ENCODERS, VideoFile
 from tests.test_ablation import Place
 from tests.test_report import write_sweep
 
@@ -98,8 +100,6 @@ class Browser:
     def shot(self, name: str) -> None:
         """Keep a picture of the whole page where DYENET_SHOTS says, if it does."""
         if "DYENET_SHOTS" in os.environ:
-            import base64
-
             made = self.command("Page.captureScreenshot", captureBeyondViewport=True)
             folder = Path(os.environ["DYENET_SHOTS"])
             (folder / f"{name}.png").write_bytes(base64.b64decode(made["data"]))
@@ -199,3 +199,35 @@ def test_links_lead_somewhere(browser: Browser, pages: dict[str, Path]) -> None:
         ".filter((a) => !document.getElementById(a.hash.slice(1))).length"
     )
     assert lost == 0
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_film_plays(
+    browser: Browser, tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any encoder that may be taken, in the colours that were drawn."""
+    colour = (200, 60, 40)
+    monkeypatch.setattr("pipeline.results.overlays.encoder", lambda: encoder)
+    film = VideoFile(tmp_path / "film.mp4", (720, 1280), 12)
+    for _ in range(24):
+        film.write(np.full((720, 1280, 3), colour, np.uint8))
+    film.finish()
+    page = tmp_path / "film.html"
+    data = base64.b64encode((tmp_path / "film.mp4").read_bytes()).decode()  # or no pixel is told
+    page.write_text(
+        f'<video src="data:video/mp4;base64,{data}" muted></video>'
+        '<canvas width="1" height="1"></canvas>'
+    )
+    browser.open(page)
+    played = browser.driver.execute_async_script(
+        "const done = arguments[arguments.length - 1], film = document.querySelector('video');"
+        "film.addEventListener('error', () => done(film.error.message));"
+        "film.addEventListener('timeupdate', () => { if (film.currentTime > 0.5) {"
+        "const drawn = document.querySelector('canvas').getContext('2d');"
+        "drawn.drawImage(film, 640, 360, 1, 1, 0, 0, 1, 1);"
+        "done([film.currentTime, ...drawn.getImageData(0, 0, 1, 1).data]); } });"
+        "film.play().catch((error) => done(String(error)));"
+    )
+    assert isinstance(played, list), played
+    assert played[0] > 0.5
+    assert np.abs(np.array(played[1:4]) - colour).max() <= 6

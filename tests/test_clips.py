@@ -359,7 +359,7 @@ def test_a_film_holds_every_row_and_column(tmp_path: Path, size: tuple[int, int]
     film = VideoFile(tmp_path / "film.mp4", size, 12)
     for _ in range(3):
         film.write(np.dstack([ramp] * 3))
-    film.close()
+    film.finish()
     got = open_frames(tmp_path / "film.mp4", "film")[1]
     even = tuple(side + side % 2 for side in size)
     assert got.shape[:2] == even

@@ -30,7 +30,7 @@ from pipeline.results.export import (
     starts_of,
 )
 from pipeline.results.folder import score_folder
-from pipeline.results.overlays import VideoFile, overlay, read_palette
+from pipeline.results.overlays import VideoFile, check_whole, overlay, read_palette
 from pipeline.results.scores import category
 from pipeline.results.tables import Run, gathered
 from stages.frames import FrameReader
@@ -217,7 +217,7 @@ def test_a_film_that_was_cut_short_is_noticed(tmp_path: Path) -> None:
     for length in (0, 7, 20, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
         with pytest.raises(OSError, match="cut short"):
-            film.finish()
+            check_whole(path)
 
 
 def test_tables(tmp_path: Path) -> None:
@@ -236,6 +236,7 @@ def test_tables(tmp_path: Path) -> None:
     assert not stale.exists()
     gather(tmp_path, *(result(name, scored=False) for name in ("walk", "007")))
     assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
+        "masks.csv",
         "starts.csv",
         "templates.csv",
     ]

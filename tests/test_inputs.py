@@ -401,7 +401,7 @@ def test_a_film_and_a_picture_of_slender_frames_stay_small(tmp_path: Path) -> No
     image = np.zeros((20_000, 1, 3), np.uint8)
     film = VideoFile(tmp_path / "a.mp4", image.shape[:2], None)
     film.write(image)
-    film.close()
+    film.finish()
     capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_HEIGHT) == 8000
     assert picture(image, image[..., 0], 240).shape == (8000, 240, 3)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -26,10 +27,10 @@ from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
 from pipeline.reports import read_run
 from pipeline.results.apart import check_apart
-from pipeline.results.claim import claim, release
+from pipeline.results.claim import alone, claim, release
 from pipeline.results.export import VideoResult, export_video, exported
 from pipeline.results.made import GRACE, sweep
-from pipeline.results.tables import report_is_current, unreported
+from pipeline.results.tables import gathered, report_is_current, unreported
 from stages.frames import open_frames
 from tests.test_export import files, gather, result
 from tests.test_export import run as asked
@@ -151,6 +152,32 @@ def test_damage_to_tables_is_seen_and_mended(
     assert shown(tmp_path, {"walk": KEYS, "run": KEYS})
     assert not shown(tmp_path, {"walk": {"tubes(2)": "def"}})
     assert not report_is_current(tmp_path, asked().defaults, {"walk": [KEYS]})
+
+
+def test_a_report_that_another_run_is_writing_is_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "walk")
+    other = result("run")
+    export_video(other, tmp_path)
+    with ThreadPoolExecutor() as pool:
+        with gathered(tmp_path, [other], asked()):
+            waiting = pool.submit(shown, tmp_path, {"walk": KEYS})
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            report_html(tmp_path)
+        assert waiting.result(timeout=60)
+
+
+def test_of_two_that_export_one_video_the_first_wins(tmp_path: Path) -> None:
+    write(tmp_path, "walk")
+    ledger, aside = tmp_path / ".made/walk.json", tmp_path / "aside"
+    with ThreadPoolExecutor() as pool:
+        with alone(tmp_path):
+            ledger.rename(aside)
+            second = pool.submit(export_video, result("walk"), tmp_path)
+            while not list(tmp_path.glob(".made/drafts/*/pictures/walk/00008.jpg")):
+                assert not second.done(), second.result()
+            aside.rename(ledger)
+        assert second.result() is False
 
 
 def test_a_copy_of_the_folder_is_whole(tmp_path: Path) -> None:
@@ -498,7 +525,7 @@ def test_videos_one_after_the_other_and_at_once(
 ) -> None:
     run(tmp_path / "once")
     once = for_people(tmp_path / "once")
-    assert len(once) == 2 * FRAMES + 6
+    assert len(once) == 2 * FRAMES + 7
     run(tmp_path / "each", "bee")
     said = run(tmp_path / "each", "ant")
     assert f"{tmp_path / 'each'} also holds bee; the report covers them" in said

@@ -44,7 +44,7 @@ def test_what_says_as_in_the_paper_is_in_the_profile() -> None:
     sections = asdict(RunSettings())
     names = {f"{s}.{name}" for s, values in sections.items() for name in values}
     said = {n for n in names if "as in the paper" in find(n).metadata["text"]} - {"run.profile"}
-    assert len(said) == 6 and said <= set(PRINTED)
+    assert len(said) == 8 and said <= set(PRINTED)
 
 
 def test_extended_is_the_default() -> None:

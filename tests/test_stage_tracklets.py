@@ -180,6 +180,12 @@ def test_each_frame_is_read_once_a_direction() -> None:
     starts = [c.start(j, i) for j in (0, 2, 3, 6) for i in (1, 3)]
     chosen = TrackletsSettings(abort_area=0, abort_ratio=0)
     propagate(Propagation(features, flow, c.networks, chosen), starts, [])
+    # the features once more for the cuts; the flow back to where the other direction came from
+    assert max(features.reads.values()) <= 3 and sum(features.reads.values()) <= 3 * FRAMES
+    assert set(flow.reads.values()) == {2} and len(flow.reads) == 2 * (FRAMES - 1)
+    features, flow = Features(c.features.rows), Flow(c.flow.rows)
+    paper = replace(chosen, cuts=0.0, lost="left")
+    propagate(Propagation(features, flow, c.networks, paper), starts, [])
     assert max(features.reads.values()) <= 2 and sum(features.reads.values()) <= 2 * FRAMES
     assert set(flow.reads.values()) == {1} and len(flow.reads) == 2 * (FRAMES - 1)
 

@@ -61,6 +61,7 @@ class Ablation(VariantOptions, Step):
     )
 
     title = "ablation"
+    _said = False
 
     @cached_property
     @engine.command()
@@ -124,20 +125,26 @@ class Ablation(VariantOptions, Step):
     def complete(self) -> bool:
         # It reads all options, so that a wrong one is said before anything is computed.
         wanted = self._made_from()
+        done = self._is_written(wanted) and all(t.complete() for t in self.requires().values())
+        if not done and not self._said:
+            self._said = True
+            for name, reason in self.planned.left_out.items():
+                print(f"{name} is left out: {reason}", flush=True)
+        return done
+
+    def _is_written(self, wanted: Mapping[str, Any]) -> bool:
+        """Whether tables and page were made from what is wanted."""
         try:
             made = json.loads(self._marker.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        written = (self.top / "ablation.html").exists() and bool(made == wanted)
-        return written and all(task.complete() for task in self.requires().values())
+        return (self.top / "ablation.html").exists() and bool(made == wanted)
 
     def make(self, progress: Progress) -> None:
         from pipeline.pages.ablation import ablation_html
         from pipeline.paper.tables import Asked, write_ablation
         from pipeline.results.files import write_text
 
-        for name, reason in self.planned.left_out.items():
-            progress.tell(f"{name} is left out: {reason}")
         self._marker.unlink(missing_ok=True)
         asked = Asked(
             dataset=self.dataset,
@@ -196,7 +203,8 @@ def _untouched(variant: str, before: Recipe, after: Recipe) -> str | None:
     modules = VARIANTS[variant].modules
     for name, video in after.videos.items():
         if all(video.modules[m] == before.videos[name].modules[m] for m in modules):
-            return f"weights {video.weights}: online training left {', '.join(modules)} unchanged"
+            unchanged = f"online training left {', '.join(modules)} unchanged"
+            return f"weights {video.weights}: {unchanged}; with learn=all it trains every network"
     return None
 
 

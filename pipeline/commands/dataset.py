@@ -97,6 +97,8 @@ class Export(Step):
     folder = luigi.Parameter(description="the output folder")
     keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
+    stage = "export"
+
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{self.video} export"
@@ -177,21 +179,35 @@ class Report(Step):
     def make(self, progress: Progress) -> None:
         from pipeline.pages.run import report_html
         from pipeline.results.claim import release
-        from pipeline.results.tables import gathered
+        from pipeline.results.tables import gathered, reported
         from pipeline.run.job import Job
         from pipeline.run.outcome import scored
 
         folder, recipe = Path(self.folder), read(cache_root(), self.run_digest)
+        take(folder, recipe)
         videos = []
         for video in progress.follow(recipe.videos, len(recipe.videos)):
-            with Job(cache_root(), self.run_digest, video, progress) as job:
-                videos.append(scored(job))
-        take(folder, recipe)
+            plans = possible(self.run_digest, video)
+            if not reported(folder, video, [chain.keys_of(plan) for plan in plans]):
+                with Job(cache_root(), self.run_digest, video, progress) as job:
+                    videos.append(replace(scored(job), asked=asked(recipe)))
         with gathered(folder, videos, run_of(recipe)):
             page = report_html(folder)
         release(folder)
         _tell_others(folder, recipe, progress)
         progress.tell(str(page))
+
+
+def asked(recipe: Recipe) -> dict[str, str]:
+    """How one's own clip was asked for; of other datasets nothing."""
+    if recipe.dataset != "clip":
+        return {}
+    return {"command": commanded(), "masks": recipe.masks or ""}
+
+
+def commanded() -> str:
+    """The command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
@@ -255,7 +271,7 @@ def run_of(recipe: Recipe) -> Run:
 
     weights = {Path(video.weights) for video in recipe.videos.values()}
     return Run(
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=commanded(),
         dataset=recipe.dataset,
         split=recipe.split,
         variant=recipe.settings.run.variant,

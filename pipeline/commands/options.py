@@ -159,9 +159,12 @@ class RunOptions(DatasetOptions):
 
     def _say_cost(self, recipes: Sequence[Recipe]) -> None:
         from pipeline.plan.cost import cost
+        from pipeline.run.progress import begin
 
         store = Store(cache_root())
-        if not (found := cost(recipes, store).values()):
+        costs = cost(recipes, store)
+        begin(costs)
+        if not (found := costs.values()):
             return
         staying, passing = sum(c.staying for c in found), [c.passing for c in found]
         most = staying + (max(passing) if self.keep == RESULTS else sum(passing))

@@ -23,9 +23,9 @@ from pipeline.datasets.davis import videos17
 from pipeline.datasets.layout import Video
 from pipeline.datasets.palette import davis_palette
 
-VERSION = 1
+VERSION = 2
 SPLIT = "demo"
-SIZE = (192, 320)
+SIZE = (288, 480)
 FRAMES = 24
 TEXTURE = 512
 WOBBLE_STEPS = 12

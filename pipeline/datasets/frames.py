@@ -6,6 +6,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +15,7 @@ from pipeline.datasets.layout import IMAGES, in_order, one_each, picture_files
 from pipeline.datasets.masks.shapes import Frame
 from pipeline.datasets.reading import Reading
 from pipeline.errors import UserError
+from stages.films import Decoder, Unreadable
 from stages.frames import Film, FrameSource
 
 VIDEOS = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"}
@@ -145,12 +147,12 @@ def _film(path: Path, reading: Reading) -> Clip:
 
 def _rate(path: Path) -> float:
     """Frames a second of a video file."""
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    rate = float(capture.get(cv2.CAP_PROP_FPS))
-    capture.release()
-    if not rate > 0:
+    try:
+        with closing(Decoder(path)) as film:
+            rate = film.fps
+    except Unreadable as error:
+        raise UserError(f"{path}: cannot be opened as a video file") from error
+    if not rate:
         raise UserError(f"{path}: names no frames a second for --fps; give --every")
     return rate
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.reports import DIFFERENCES, differences, per_frame, read_run, resu
 from pipeline.results.files import masks_in
 from pipeline.results.overlays import encode_picture
 from pipeline.results.scores import last_iteration, totals
+from stages.films import Decoder, Unreadable
 from stages.types import Image
 
 PICTURED = 8
@@ -181,14 +183,14 @@ def _film(path: Path, wanted: Sequence[int]) -> dict[int, str]:
     """Frames of an overlay video as pictures."""
     import cv2
 
-    film, found = cv2.VideoCapture(str(path)), {}
-    for j in range(max(wanted, default=-1) + 1):
-        read, image = film.read()
-        if not read:
-            break
-        if j in wanted:
-            size = WIDTH, max(1, round(image.shape[0] * WIDTH / image.shape[1]))
-            small = cv2.resize(image[..., ::-1], size, interpolation=cv2.INTER_AREA)
-            found[j] = picture(encode_picture(small))
-    film.release()
+    found: dict[int, str] = {}
+    with suppress(Unreadable), closing(Decoder(path)) as film:
+        for j in range(max(wanted, default=-1) + 1):
+            if not film.grab():
+                break
+            if j in wanted:
+                image = film.image()
+                size = WIDTH, max(1, round(image.shape[0] * WIDTH / image.shape[1]))
+                small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+                found[j] = picture(encode_picture(small))
     return found

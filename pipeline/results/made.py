@@ -1,7 +1,9 @@
 """What this program wrote into an output folder: it replaces that, and nothing else.
 
     OUT/.made/<video>.json   the files of a video
+    OUT/.made/<video>.masks  px and confidence of its masks, see pipeline/results/export.py
     OUT/.made/<video>.rows   its rows of the tables, see pipeline/results/tables.py
+    OUT/.made/<video>.page   its page, where the report is of many videos
     OUT/.made/report         the tables, run.json and the report
     OUT/.made/sweep          sweep.csv and sweep.html, where OUT is a sweep's
     OUT/.made/settings       what all videos of the folder were made with
@@ -58,6 +60,10 @@ class Ledger:
             return False
         # As text: making a Path of each name takes longer than looking at the file.
         return all(_unchanged(f"{self.out}/{name}", s) for name, s in stored["files"].items())
+
+    def made_from(self) -> Any:
+        """What its files were made from; None while they are being written, and without any."""
+        return self._read()["made_from"]
 
     def owns(self) -> set[str]:
         """The files, relative to the output folder, whether or not they are there."""
@@ -201,10 +207,11 @@ def _times(path: str) -> list[int]:
 
 
 def _stamp(path: Path) -> list[Any]:
-    return [*_times(str(path)), _digest_of(path)]
+    return [*_times(str(path)), digest_of(path)]
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Digest of a file's bytes."""
     with path.open("rb") as file:
         found = hashlib.blake2b(digest_size=16)
         while block := file.read(1 << 20):
@@ -218,6 +225,6 @@ def _unchanged(path: str, stamp: Any) -> bool:
         return False
     try:
         times = _times(path)
-        return times == stamp[:3] or (times[0] == stamp[0] and _digest_of(Path(path)) == stamp[3])
+        return times == stamp[:3] or (times[0] == stamp[0] and digest_of(Path(path)) == stamp[3])
     except OSError:
         return False

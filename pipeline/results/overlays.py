@@ -6,11 +6,13 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import numpy.typing as npt
 
@@ -34,12 +36,20 @@ COLOURS = (
 """of objects 1, 2, ... in overlays and in the report: distinct on light and dark alike"""
 TINT = 0.45
 """share of an object's colour inside it; its contour is pure colour"""
-CODECS = "mp4v", "avc1"
-"""tried in this order: OpenCV's own wheels write the first, some system builds only the second"""
+ENCODERS = {
+    "libx264": {"preset": "veryfast", "crf": "20"},
+    "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "30", "b:v": "0"},
+    "libsvtav1": {"preset": "12", "crf": "30"},
+}
+"""of overlay videos, with their options: H.264, VP9 and AV1, which browsers play in mp4; the first
+that FFmpeg was built with is taken"""
+BT601, LIMITED, BT709, SRGB = 6, 1, 1, 13
+"""FFmpeg's numbers of the matrix and range that its conversion from RGB uses, the primaries of
+sRGB and its curve: without them a player guesses, another one for large frames"""
 QUALITY = 72
 """of the small JPEGs"""
 SIDE = 2, 8000
-"""px that a side of an overlay video has, at least and at most: what its codec can hold"""
+"""px that a side of an overlay video has, at least and at most: what players take"""
 FPS = 24.0
 """of an overlay video whose input names no rate"""
 
@@ -98,6 +108,14 @@ def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
     path.write_bytes(encode_mask(mask, palette))
 
 
+def read_mask(path: Path) -> IndexMask:
+    """An index mask (H, W) of write_mask(); OSError, ValueError or SyntaxError for no picture."""
+    from PIL import Image as Pillow
+
+    with Pillow.open(path) as file:
+        return np.asarray(file)
+
+
 def encode_mask(mask: IndexMask, palette: bytes | None = None) -> bytes:
     """An index mask as a palette PNG; palette: by default that of DAVIS."""
     from PIL import Image as Pillow
@@ -138,25 +156,24 @@ class VideoFile:
     """An mp4 file in the making: write() every frame, then finish()."""
 
     def __init__(self, path: Path, size: tuple[int, int], fps: float | None) -> None:
-        """size: (H, W) px, scaled where the codec cannot hold it.
+        """size: (H, W) px, scaled where players would not take it.
 
         The codec takes even sides only: an odd one gets its last row or column once more. OSError
-        if nothing can be written, UserError if OpenCV writes no mp4.
+        if nothing can be written, UserError if FFmpeg has none of ENCODERS.
         """
-        import cv2
-
         self._path = path
         scale = min(1.0, SIDE[1] / max(size))
         self._size = max(SIDE[0], int(size[0] * scale)), max(SIDE[0], int(size[1] * scale))
         self._longer = self._size[0] % 2, self._size[1] % 2
-        shape = self._size[1] + self._longer[1], self._size[0] + self._longer[0]
-        for codec in CODECS:
-            code = cv2.VideoWriter.fourcc(*codec)
-            self._file = cv2.VideoWriter(str(path), code, fps or FPS, shape)
-            if self._file.isOpened():
-                return
-        _try_disk(path)
-        raise UserError(f"{path}: this OpenCV can write no mp4 (tried {', '.join(CODECS)})")
+        self._file = av.open(str(path), "w", format="mp4", options={"movflags": "faststart"})
+        stream = self._file.add_stream(encoder(), _rate(fps), ENCODERS[encoder()])
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = (a + b for a, b in zip(self._size, self._longer, strict=True))
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.colorspace, context.color_range = BT601, LIMITED
+        context.color_primaries, context.color_trc = BT709, SRGB
+        self._stream = stream
 
     def write(self, image: Image) -> None:
         """Add a frame: (H, W, 3) RGB."""
@@ -167,18 +184,35 @@ class VideoFile:
         bottom, right = self._longer
         if bottom or right:
             image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        self._file.write(np.ascontiguousarray(image[..., ::-1]))
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        self._file.mux(self._stream.encode(frame))
 
     def finish(self) -> None:
-        """Close the file; OSError if it is not whole, which OpenCV does not say."""
+        """Close the file; OSError if it is not whole."""
+        self._file.mux(self._stream.encode())
         self.close()
-        if not _is_whole(self._path):
-            _try_disk(self._path)
-            raise OSError(errno.EIO, f"{self._path.name} was cut short", str(self._path))
+        check_whole(self._path)
 
     def close(self) -> None:
         """Close the file as it is."""
-        self._file.release()
+        self._file.close()
+
+
+@lru_cache(maxsize=1)
+def encoder() -> str:
+    """The name of what writes overlay videos; UserError if FFmpeg has nothing that does."""
+    known = next((name for name in ENCODERS if name in av.codecs_available), None)
+    if known is None:
+        raise UserError(
+            f"overlay videos: this PyAV has none of the encoders {', '.join(ENCODERS)}; install av "
+            "from PyPI"
+        )
+    return known
+
+
+def _rate(fps: float | None) -> Fraction:
+    """Frames a second as a fraction, such as 30000/1001."""
+    return max(Fraction(1, 1000), Fraction(fps or FPS).limit_denominator(1001))
 
 
 def _try_disk(path: Path) -> None:
@@ -191,8 +225,8 @@ def _try_disk(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the boxes of an mp4 file fill it, and its table of frames is among them."""
+def check_whole(path: Path) -> None:
+    """OSError unless the boxes of an mp4 file fill it, its table of frames among them."""
     at, kinds = 0, set[bytes]()
     with path.open("rb") as file:
         while head := file.read(16):
@@ -200,8 +234,10 @@ def _is_whole(path: Path) -> bool:
             if size == 1:  # a long box, whose size follows
                 size = int.from_bytes(head[8:], "big")
             if size < 8:
-                return False
+                break
             kinds.add(kind)
             at += size
             file.seek(at)
-    return at == path.stat().st_size and b"moov" in kinds
+    if at != path.stat().st_size or b"moov" not in kinds:
+        _try_disk(path)
+        raise OSError(errno.EIO, f"{path.name} was cut short", str(path))

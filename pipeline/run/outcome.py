@@ -31,6 +31,7 @@ def video_result(job: Job) -> VideoResult:
         keys=keys_of(job.needed),
         given=frozenset(given),
         names=source.objects,
+        confidence=tubes["confidence"][:],
     )
 
 

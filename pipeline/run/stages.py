@@ -223,6 +223,7 @@ class Matches(Stage):
                 networks=networks,
                 settings=settings.matches,
                 skip_iou=settings.tracklets.skip_iou,
+                cuts=settings.tracklets.cuts,
                 masks=masks,
                 vectors=vectors,
             )

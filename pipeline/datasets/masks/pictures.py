@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image as Pillow
 from pipeline.datasets.masks.shapes import MOST
 from pipeline.datasets.palette import davis_palette
 from pipeline.errors import UserError
+from stages.films import Decoder, Unreadable
 from stages.frames import (
     HALF,
     LEVELS,
@@ -273,17 +275,13 @@ def _laid(path: Path) -> Laid | None:
 def _laid_film(path: Path) -> Laid | None:
     if not path.is_file():
         return None
-    capture = cv2.VideoCapture(str(path))
     try:
-        degrees = int(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-        ok, image = capture.read()
-    finally:
-        capture.release()
-    if not ok or degrees not in FILM_TURNS:
+        with closing(Decoder(path)) as film:
+            film.grab()
+            turn = FILM_TURNS.get(film.degrees)
+            return None if turn is None else (film.stored, turn)
+    except Unreadable:  # the reader says what is wrong with it
         return None
-    turn = FILM_TURNS[degrees]
-    height, width = image.shape[:2]
-    return ((width, height) if turn > 4 else (height, width)), turn
 
 
 def turn_to(mask: Path, frames: FrameSource, j: int, asked: str | None, where: str) -> int:
