@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# CPU=1 installs the build of torch without CUDA: a fifth of the size.
+# CPU=1 installs the build of torch without CUDA: a third of the size.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,9 +8,8 @@ TORCH_CPU := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test check test-faults test-fuzz test-browser test-training test-gpu test-readme clean
 
-# At the size that its clips are drawn in: the usual 480 rows take more than twice as long.
 demo: $(STAMP)
-	$(BIN)/dyenet run --output runs/demo --set frames.height=288
+	$(BIN)/dyenet run --output runs/demo
 	@echo "Look at runs/demo/report.html, runs/demo/overlays/*.mp4 and runs/demo/masks/"
 	@echo "Next:  . $(BIN)/activate  and  dyenet segment clip.mp4 first-mask.png -o out/"
 
@@ -22,12 +21,16 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-faults test-fuzz test-browser test-training test-gpu test-readme: $(STAMP)
+# Goes on where it was stopped; what was tried is then in runs/faults.log.done.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults --resume runs/faults.log
+
+test-fuzz test-browser test-training test-gpu test-readme: $(STAMP)
 	$(BIN)/python -m pytest -m $(@:test-%=%)
 
 $(STAMP): setup.py
 ifdef CPU
-	@echo "Installing into $(VENV), about 1.7 GB: torch without CUDA, and the rest"
+	@echo "Installing into $(VENV), about 2 GB: torch without CUDA, and the rest"
 else
 	@echo "Installing into $(VENV), about 6.5 GB, of which 5 GB are for CUDA; a minute or more."
 	@echo "Without an NVIDIA GPU stop this and type: make demo CPU=1"

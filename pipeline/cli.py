@@ -42,7 +42,7 @@ stage, in all and of the bare trunk, memory and bytes; on a CUDA device also the
 in which it worked. resnet50 and resnet101 are the paper's networks, untrained. Ends with status 1
 if the peak memory of the longest clip is more than a tenth above that of the shortest."""
 BENCH_SWEEP = """Run each value by itself and all of them as a sweep, and compare masks, CSVs and
-HDF5 datasets. Without --dataset: the demo's clips, twice as long. Ends with status 1 if anything
+HDF5 datasets. Without --dataset: the demo's clips at 48 frames. Ends with status 1 if anything
 differs, or if the sweep takes more than 1.3 times the stage seconds of one run."""
 
 RUN_HELP = """Segment every video of a dataset, score it and write the report: RunDataset, with a
@@ -56,6 +56,7 @@ EXAMPLES = {
     "verify": "verify",
     "score": "score runs/one/masks --dataset davis16 --root DAVIS --output scores/",
     "report": "report runs/one runs/other",
+    "export": "export runs/one --format coco",
     "table5": "table5 runs/davis16-val-dyenet runs/segtrackv2-all-dyenet --output table5.csv",
     "artifacts": "artifacts features",
     "speed": "speed --dataset davis16 --root DAVIS --device cuda",

@@ -371,6 +371,18 @@ def test_nothing_changed_and_what_changed(
     assert ran(capsys.readouterr().out) == {"": ["ablation"]}
     assert set(instances(place.out)["size"]) == {"large"}
     assert engine.build(Ablation(**place.options()))
+    for name in ("tables/instances.csv", "ablation.html"):
+        path = place.out / name
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"e", b"a", 1))
+        assert not Ablation(**place.options()).complete()
+        if path.suffix == ".csv":
+            with pytest.raises(UserError, match=f"{path}: is not as it was written"):
+                instances(place.out)
+        capsys.readouterr()
+        assert engine.build(Ablation(**place.options()))
+        assert ran(capsys.readouterr().out) == {"": ["ablation"]}
+        assert path.read_bytes() == whole
 
 
 def test_what_the_weights_lack_stays_out(

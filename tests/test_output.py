@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -14,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,7 +31,7 @@ from pipeline.pages.run import report_html
 from pipeline.reports import read_run
 from pipeline.results.apart import check_apart
 from pipeline.results.claim import alone, claim, release
-from pipeline.results.export import VideoResult, export_video, exported
+from pipeline.results.export import VideoResult, export_video, exported, refuse_foreign_masks
 from pipeline.results.made import GRACE, sweep
 from pipeline.results.tables import gathered, report_is_current, unreported
 from stages.frames import open_frames
@@ -344,6 +347,28 @@ def test_settings_are_not_mixed_in_a_folder(tmp_path: Path) -> None:
         claim(tmp_path, recorded | {"matches.rho_reid": 0.9}, {"matches.templates": 20}, ["walk"])
 
 
+def as_nfs(file: IO[bytes], kind: int) -> None:
+    """How NFS does flock()."""
+    fcntl.lockf(file, kind)
+
+
+def without_locks(file: IO[bytes], kind: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("flock", [as_nfs, without_locks])
+def test_folders_are_claimed_where_locks_are_others_or_refused(
+    tmp_path: Path, flock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", flock)
+    claim(tmp_path, SETTINGS, {}, ["walk"])
+    write(tmp_path, "walk")
+    release(tmp_path)
+    claim(tmp_path, SETTINGS | {"matches.rho_reid": 0.9}, {}, ["walk"])
+    release(tmp_path)
+    assert exported(tmp_path, "walk", KEYS)
+
+
 @pytest.mark.parametrize(
     ("out", "source"),
     [
@@ -593,13 +618,33 @@ def test_given_masks_are_never_written_over(data: Data, tmp_path: Path) -> None:
     assert said.startswith("ERROR: ") and said.count("\n") == 1
     assert str(root / "masks/ant") in said and "the masks of video ant" in said
     fast = ["--weights", data.folder / "w.safetensors", "--precision=fp32", "--variant=remp"]
-    for clip, masks, out in (("ant", "masks/ant", "."), ("ant", "masks/ant/00000.png", "ant")):
+    shutil.copy(given / "00000.png", root / "masks/bee.png")
+    shutil.copytree(frames, root / "bee")
+    before = files(root)
+    for clip, masks, out in (
+        ("ant", "masks/ant", "."),
+        ("ant", "masks/ant/00000.png", "ant"),
+        ("bee", "masks/bee.png", "."),
+    ):
         done = command(
             "dyenet", "segment", clip, masks, "-o", out, *fast, cache=data.cache, cwd=root
         )
         assert done.returncode == 1
         assert done.stderr.startswith("ERROR: ") and done.stderr.count("\n") == 1
     assert files(root) == before
+
+
+def test_a_mask_of_a_folder_of_videos_is_not_joined_by_results(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "walk.mp4").touch()
+    refuse_foreign_masks(tmp_path)
+    write(tmp_path, "walk")
+    refuse_foreign_masks(tmp_path)
+    (tmp_path / "masks/note.png").touch()
+    refuse_foreign_masks(tmp_path)
+    (tmp_path / "note").mkdir()
+    with pytest.raises(UserError, match=r"masks/note.png: is a mask of .*/note, and results"):
+        refuse_foreign_masks(tmp_path)
 
 
 def test_results_beside_the_clip(data: Data, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from luigi.cmdline_parser import CmdlineParser
 
-from pipeline import cli
+from pipeline import cli, commands
 from tests.clip import draw
 from tests.test_docs import PAGES
 from tests.tiny_run import FRAMES, ROOT, environment, write_dataset, write_mask
@@ -37,7 +37,7 @@ def blocks(page: Path) -> list[str]:
     return [re.sub("^ {4}", "", block, flags=re.MULTILINE).strip() for block in found]
 
 
-def commands(page: Path, name: str) -> Iterator[list[str]]:
+def commands_of(page: Path, name: str) -> Iterator[list[str]]:
     """The words of every command of a page that begins with `name`, without `...`."""
     for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
@@ -47,10 +47,10 @@ def commands(page: Path, name: str) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_of_a_page_are_understood(page: Path) -> None:
-    for words in commands(page, "dyenet"):
+    for words in commands_of(page, "dyenet"):
         assert callable(cli.parser().parse_args(words).command)
-    for words in commands(page, "luigi"):
-        assert CmdlineParser(words).known_args.root_task
+    for words in commands_of(page, "luigi"):
+        assert CmdlineParser(words).known_args.root_task in commands.__all__
 
 
 @pytest.fixture(scope="module")

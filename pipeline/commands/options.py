@@ -117,8 +117,8 @@ class DatasetOptions(engine.Command):
         recipe.write(store.root)
         hold(store.root, recipe.digest)
         sweep(store)
-        reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
-        record_run(store, recipe.digest, reached)
+        plans = (chain.planned(store.root, recipe.digest, video) for video in recipe.videos)
+        record_run(store, recipe.digest, (spec.key for plan in plans for spec in plan.values()))
         # Luigi hands out one instance for the same options; the next one asked for must see the
         # sources as they are then.
         luigi.Task.clear_instance_cache()

@@ -26,7 +26,7 @@ from pipeline.datasets.palette import davis_palette
 VERSION = 2
 SPLIT = "demo"
 SIZE = (288, 480)
-FRAMES = 24
+FRAMES = 16
 TEXTURE = 512
 WOBBLE_STEPS = 12
 """fixed-point steps that invert the wobble; each gains a factor of about four"""

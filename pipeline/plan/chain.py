@@ -239,9 +239,9 @@ class Spec:
         return cache.keys.key(self.content)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 14)
 def planned(cache_root: Path, run_digest: str, video: str) -> Mapping[str, Spec]:
-    """artifacts_of() by the recipe's short digest."""
+    """artifacts_of() by the recipe's short digest; 33 kB each, kept for all videos of a run."""
     return artifacts_of(read(cache_root, run_digest), video)
 
 
@@ -367,8 +367,8 @@ def _settings(recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
         if section == DATASET:
             found[DATASET] = recipe.dataset
         else:
-            values = getattr(recipe.settings, section)
-            found |= {item: getattr(values, item)} if item else values.keyed()
+            values = getattr(recipe.settings, section).keyed()
+            found |= {name: values[name] for name in values if item in ("", name)}
     return found
 
 

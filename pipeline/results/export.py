@@ -29,7 +29,14 @@ import pandas as pd
 from pipeline.errors import UserError
 from pipeline.results.claim import alone
 from pipeline.results.files import write_csv
-from pipeline.results.made import MADE, Ledger, draft_folder, listed_videos, refuse_foreign
+from pipeline.results.made import (
+    MADE,
+    Ledger,
+    draft_folder,
+    listed_videos,
+    present,
+    refuse_foreign,
+)
 from pipeline.results.overlays import VideoFile, overlay, read_mask, write_mask, write_picture
 from pipeline.results.review import MASKS, worth_a_look
 from stages.frames import FrameReader
@@ -211,6 +218,22 @@ def refuse_foreign_video(out: Path, video: str) -> None:
     if not ledger_of(out, video).path.exists() and video not in listed_videos(out):
         for name in _shaped(out, video):
             refuse_foreign(out / name)
+
+
+def refuse_foreign_masks(out: Path) -> None:
+    """UserError if `out` is a folder of videos, whose given masks lie where results go.
+
+    Those of a run would be taken for given ones, also of other frames.
+    """
+    known = present(out) | listed_videos(out)
+    masks = {path.name if path.is_dir() else path.stem: path for path in _files(out / "masks", "")}
+    for path in _files(out, "") if masks else ():
+        given = masks.get(path.name if path.is_dir() else path.stem)
+        if given and given.name not in known:
+            raise UserError(
+                f"{given}: is a mask of {path}, and results beside it would be taken for given "
+                "masks too; give another folder as --output"
+            )
 
 
 def _put(draft: Path, out: Path, result: VideoResult) -> None:

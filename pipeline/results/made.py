@@ -6,6 +6,7 @@
     OUT/.made/<video>.page   its page, where the report is of many videos
     OUT/.made/report         the tables, run.json and the report
     OUT/.made/sweep          sweep.csv and sweep.html, where OUT is a sweep's
+    OUT/.made/ablation       its tables and page, where OUT is an ablation's
     OUT/.made/settings       what all videos of the folder were made with
     OUT/.made/lock           held while files are put into their places
     OUT/.made/use            held while a run works
@@ -23,19 +24,19 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cache.holds import file_time
 from pipeline.errors import UserError
 from pipeline.results.files import write_text
 
 MADE = ".made"
-REPORT, SWEEP = "report", "sweep"
-"""ledgers of the files of a run, and of a sweep"""
+REPORT, SWEEP, ABLATION = "report", "sweep", "ablation"
+"""ledgers of the files of a run, of a sweep, and of an ablation"""
 GRACE = 3600
 """seconds after which a draft that nobody went on with is nobody's"""
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp$")
@@ -105,8 +106,8 @@ class Ledger:
 
 
 def check_undamaged(out: Path, name: str) -> None:
-    """UserError if a file of a run or a sweep is gone, or is not what was written."""
-    if any(Ledger(out, ledger).damaged(name) for ledger in (REPORT, SWEEP)):
+    """UserError if a file of one of these ledgers is gone, or is not what was written."""
+    if any(Ledger(out, ledger).damaged(name) for ledger in (REPORT, SWEEP, ABLATION)):
         raise UserError(
             f"{out / name}: is not as it was written; run the same command again to mend it"
         )
@@ -143,13 +144,13 @@ def present(out: Path) -> set[str]:
     return {path.stem for end in ("json", "rows") for path in (out / MADE).glob(f"*.{end}")}
 
 
-def listed_videos(out: Path) -> set[str]:
+def listed_videos(out: Path) -> frozenset[str]:
     """Videos of the folder's run.json; none where it is not there, or not of this program."""
     path = out / "run.json"
     try:
-        return set(_listed(path, tuple(_times(str(path)))))
+        return _listed(path, tuple(_times(str(path))))
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return frozenset()
 
 
 @lru_cache(maxsize=1)
@@ -184,7 +185,7 @@ def sweep(out: Path, videos: Iterable[str]) -> None:
             number, _, name = path.name[1:].partition(".")
             if number.isdigit() and {name, name.removesuffix(".mp4")} & names:
                 left.append(path)
-    oldest = time.time() - GRACE
+    oldest = file_time(out / MADE) - GRACE
     for path in left:
         with suppress(OSError):
             if max(p.lstat().st_mtime for p in (path, *path.rglob("*"))) < oldest:
