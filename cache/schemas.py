@@ -38,8 +38,15 @@ class Field:
     rows: int = 0
     """rows in a chunk; 0: as many as make about a megabyte"""
     optional: bool = False
+    wider: str = ""
+    """dtype that it may have too"""
     scale: int = 0
     """attribute `scale`: stored value = scale * quantity; 0: none"""
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """What its values may be stored as."""
+        return (self.dtype, self.wider) if self.wider else (self.dtype,)
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Schema:
                     continue
                 raise ValueError(f"{self.stage}: {field.name} is missing")
             dtype, shape = found[field.name]
-            if dtype != field.dtype:
+            if dtype not in field.dtypes:
                 raise ValueError(f"{self.stage}: {field.name} is {dtype}, not {field.dtype}")
             if len(shape) != len(field.shape) or not all(
                 _agrees(d, n, sizes) for d, n in zip(field.shape, shape, strict=True)
@@ -244,6 +251,7 @@ _TUBE_FIELDS = (
         "object ID",
         "zstd-3",
         rows=8,
+        wider="uint16",
     ),
     Field("confidence", "float32", ("T", "O"), "mean foreground probability, 0: absent", "0..1"),
     Field("objects", "int32", ("O",), "the objects, ascending", "object ID"),
@@ -414,7 +422,7 @@ def render_markdown() -> str:
 
 def _section(schema: Schema) -> str:
     rows = "".join(
-        f"| {f.name} | {f.dtype} | {_shape(f.shape)} | {f.units} | {f.filter} "
+        f"| {f.name} | {' or '.join(f.dtypes)} | {_shape(f.shape)} | {f.units} | {f.filter} "
         f"| {f.meaning}{_notes(f)} |\n"
         for f in schema.fields
     )

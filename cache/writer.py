@@ -83,6 +83,7 @@ class Growing:
     def __init__(self, dataset: h5py.Dataset, ground: Ground | None) -> None:
         self.dataset = dataset
         self.row_shape: tuple[int, ...] = dataset.shape[1:]
+        self.dtype: np.dtype[Any] = dataset.dtype
         self._ground = ground
         self._waiting: list[Array] = []
 
@@ -153,10 +154,10 @@ class Writer:
             self._thread = Thread(target=self._work, name="cache writer", daemon=True)
             self._thread.start()
         growing = self._growing[name]
-        if values.shape != growing.row_shape:
+        if (values.shape, values.dtype) != (growing.row_shape, growing.dtype):
             raise ValueError(
-                f"{self._schema.stage}: a row of {name} has shape {values.shape}, "
-                f"those before {growing.row_shape}"
+                f"{self._schema.stage}: a row of {name} has shape {values.shape} and is "
+                f"{values.dtype}, those before {growing.row_shape} and {growing.dtype}"
             )
         # The caller may use its array again before this one is written.
         self._queue.put((growing, values.copy()))
@@ -169,7 +170,7 @@ class Writer:
         with reporting(self._path):
             for growing in self._growing.values():
                 growing.flush()
-            self._schema.check(contents(self._file))
+            self._schema.check(contents(datasets(self._file)))
             for name, value in attributes.items():
                 self._file.attrs[name] = _fixed(value) if isinstance(value, str) else value
             self._settle()
@@ -234,10 +235,14 @@ class Writer:
             raise self._error
 
 
-def contents(file: h5py.File) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """dtype (as schemas name it) and shape of every dataset of an open file."""
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Every dataset of an open file by name."""
     # Not file.items(), which gives None for what cannot be opened.
-    items = {name: file[name] for name in file}
+    return {name: file[name] for name in file}
+
+
+def contents(items: Mapping[str, h5py.Dataset]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype (as schemas name it) and shape of datasets."""
     return {
         name: ("utf8" if is_text(item.dtype) else str(item.dtype), item.shape)
         for name, item in items.items()
@@ -252,7 +257,7 @@ def is_text(dtype: np.dtype[Any]) -> bool:
 def _numbers(field: Field, value: npt.ArrayLike) -> Array:
     if not isinstance(value, np.ndarray):
         value = np.asarray(value, field.dtype)
-    if value.dtype != field.dtype:
+    if str(value.dtype) not in field.dtypes:
         raise ValueError(f"{field.name} is {value.dtype}, not {field.dtype}")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         raise UnfitValues(

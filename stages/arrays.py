@@ -45,13 +45,15 @@ def check_masks(masks: Mapping[int, IndexMask], frames: FrameReader) -> None:
             raise BadInput(
                 f"mask of frame {j}: the video has {len(frames)} frames, numbered from 0"
             )
-        if mask.shape != frames.size or mask.dtype != np.uint8:
+        if mask.shape != frames.size or mask.dtype not in (np.uint8, np.uint16):
             raise BadInput(
                 f"mask of frame {j}: is {mask.shape} {mask.dtype}; it must be {frames.size} uint8, "
-                "as the frames"
+                "as the frames, or uint16"
             )
+        if mask.dtype != masks[min(masks)].dtype:
+            raise BadInput(f"mask of frame {j}: is {mask.dtype}; all masks must be of one dtype")
         if not object_ids(mask):
             raise BadInput(
                 f"mask of frame {j}: holds no object; 1 to 254 are objects, 0 is background and "
-                "255 void"
+                "255 void (of uint16: 1 to 65534, and 65535)"
             )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from stages.types import Box, IndexMask, Probability
 
 VOID = 255
+"""in masks of 8 bits; void_of() says it of any"""
 GRID = 128
 """samples a side, at most, that iou() takes: several a cell of any mask"""
 
@@ -23,10 +24,25 @@ Window = tuple[int, int, npt.NDArray[np.float32]]
 """y0, x0 and probabilities (h, w) of a part of the frame; zero elsewhere."""
 
 
+def void_of(index_mask: IndexMask) -> int:
+    """The ID of void in an index mask: the highest that its dtype holds."""
+    return int(np.iinfo(index_mask.dtype).max)
+
+
+def index_type(ids: Iterable[int]) -> type[np.uint8] | type[np.uint16]:
+    """The dtype of index masks with these objects."""
+    return np.uint8 if max(ids, default=0) < VOID else np.uint16
+
+
+def is_wide(index_masks: Iterable[IndexMask]) -> bool:
+    """Whether any of some index masks has more than 8 bits."""
+    return any(mask.dtype != np.uint8 for mask in index_masks)
+
+
 def object_ids(index_mask: IndexMask) -> list[int]:
     """IDs of the objects in an index mask, ascending, without background and void."""
     present = np.bincount(index_mask.ravel(), minlength=256)
-    return [int(i) for i in present.nonzero()[0] if i not in (0, VOID)]
+    return [int(i) for i in present.nonzero()[0] if i not in (0, void_of(index_mask))]
 
 
 def all_ids(index_masks: Iterable[IndexMask]) -> list[int]:
@@ -176,7 +192,7 @@ def merge(
     and never predicted. Returns the mask and, per object of `objects`, the mean
     normalised probability over its pixels: 1 where given, 0 where absent.
     """
-    index = np.zeros(size, np.uint8)
+    index = np.zeros(size, index_type(objects))
     best, total = np.zeros(size, np.float32), np.zeros(size, np.float32)
     background = np.ones(size, np.float32)
     kept = [i for i in objects if given is not None and (given == i).any()]

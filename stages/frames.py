@@ -22,6 +22,7 @@ import numpy as np
 from kornia_rs.io import decode_image_jpegturbo, decode_image_png_u8
 from PIL import Image as Pillow
 
+from stages.boxmask import void_of
 from stages.containers import counted, whole
 from stages.errors import BadInput
 from stages.films import Decoder, Unreadable
@@ -36,6 +37,12 @@ VERSION = 1
 AHEAD = 4
 """frames decoded ahead of the reader"""
 VOID = 255
+"""in masks of 8 bits"""
+WIDE_VOID = 65535
+"""in masks of 16 bits"""
+WIDE_LEVELS, GAPS = 4096, 16
+"""in masks of 16 bits, numbers of objects go up to the first, or leave less than so many gaps
+between any two on average"""
 HALF = 128
 """grey above which a black-and-white picture shows its object"""
 LEVELS = 32
@@ -431,7 +438,7 @@ def resize_mask(mask: IndexMask, size: tuple[int, int]) -> IndexMask:
     if mask.shape == size:
         return mask
     way = cv2.INTER_AREA if size[0] < mask.shape[0] else cv2.INTER_LINEAR
-    labels = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).astype(np.uint8)
+    labels = np.flatnonzero(np.bincount(mask.ravel())).astype(mask.dtype)
     shares = [
         cv2.resize((mask == i).astype(np.float32), size[::-1], interpolation=way) for i in labels
     ]
@@ -575,10 +582,13 @@ def read_index_mask(
     *,
     given: bool = False,
     blank: bool = False,
+    wide: bool = False,
 ) -> IndexMask:
     """An index mask (H, W) uint8: 0 background, object numbers, 255 void.
 
-    A mask of only 0 and 255 holds one object, number 1. given: a mask to start from, which must
+    It is uint16, and void is 65535, where a file of 16 bits holds a number over 255, or where wide
+    is set, since another mask of the video does: then 255 is a number too in a file of 16 bits.
+    A mask of only 0 and void holds one object, number 1. given: a mask to start from, which must
     hold an object unless blank is set, and is scaled where it has the frames' proportions. Raises
     BadInput for a missing or unreadable file, another size, a colour or antialiased mask, and a
     given mask without an object.
@@ -589,21 +599,33 @@ def read_index_mask(
     elif isinstance(source, Path):
         data = file_bytes(source, where, files)
         plain = _plain_values(data, size, where)
-        values = plain if plain is not None else index_values(decode(data, where, files), where)
-        values = one_object(values)
+        if plain is None:
+            plain = index_values(decode(data, where, files), where, wide=wide)
+        values = one_object(plain)
     else:
         values = source.draw(size, where, files)
+    if wide:
+        values = widened(values)
     if given and proportional(values.shape, size):
         values = resize_mask(values, size)
     _check_size(values, size, where)
     if given and not blank and not holds_object(values):
-        raise BadInput(f"{where} holds no object; paint each object with a number from 1 to 254")
+        raise BadInput(f"{where} holds no object; paint each object with a number from 1 on")
     return values
 
 
 def holds_object(mask: IndexMask) -> bool:
     """Whether any pixel of an index mask is an object's."""
-    return bool(np.any((mask > 0) & (mask < VOID)))
+    return bool(np.any((mask > 0) & (mask < void_of(mask))))
+
+
+def widened(mask: IndexMask) -> IndexMask:
+    """An index mask as uint16, in which void is 65535."""
+    if mask.dtype == np.uint16:
+        return mask
+    wide = mask.astype(np.uint16)
+    wide[mask == VOID] = WIDE_VOID
+    return wide
 
 
 def proportional(size: Sequence[int], other: Sequence[int]) -> bool:
@@ -620,16 +642,17 @@ def _check_size(mask: IndexMask, size: tuple[int, int], where: str) -> None:
 
 
 def one_object(values: IndexMask) -> IndexMask:
-    """0 and 255 as 0 and 1; a mask with other numbers as it is."""
-    return (values == VOID).view(np.uint8) if _black_and_white(values) else values
+    """0 and void as 0 and 1; a mask with other numbers as it is."""
+    white = values == void_of(values)
+    return white.view(np.uint8) if _black_and_white(values) else values
 
 
 def _black_and_white(values: IndexMask) -> bool:
-    """Whether a mask holds only 0 and 255."""
-    if values.max(initial=0) < VOID:
+    """Whether a mask holds only 0 and void."""
+    if values.max(initial=0) < void_of(values):
         return not values.any()
     # In 8 bits 255 + 1 is 0.
-    return bool((values + np.uint8(1)).max() <= 1)
+    return bool((values + values.dtype.type(1)).max() <= 1)
 
 
 def _joined(layers: Layers, size: tuple[int, int], where: str, files: SourceFiles) -> IndexMask:
@@ -678,8 +701,11 @@ def _plain_values(data: bytes, size: tuple[int, int], where: str) -> IndexMask |
     return values if data[COLOUR_TYPE] == PALETTE else _numbers(values, where)
 
 
-def index_values(image: Pillow.Image, where: str) -> IndexMask:
-    """Pixel values of a mask as object numbers; BadInput if they are none."""
+def index_values(image: Pillow.Image, where: str, *, wide: bool = False) -> IndexMask:
+    """Pixel values of a mask as object numbers; wide: as of read_index_mask().
+
+    BadInput if they are none.
+    """
     if image.format == "JPEG":
         raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
     pixels = np.array(image)
@@ -689,9 +715,11 @@ def index_values(image: Pillow.Image, where: str) -> IndexMask:
         return pixels.astype(np.uint8) * VOID
     if pixels.ndim == 3:
         pixels = _grey(pixels, where)
-    if pixels.max(initial=0) > 255:
-        raise BadInput(f"{where} has 16-bit values up to {pixels.max()}; save it with 8 bits")
-    return _numbers(pixels.astype(np.uint8, copy=False), where)
+    highest = pixels.max(initial=0)
+    if highest > WIDE_VOID or pixels.min(initial=0) < 0 or pixels.dtype.kind == "f":
+        raise BadInput(f"{where} has values of more than 16 bits; save it with 8 or 16 bits")
+    deep = highest > VOID or (wide and pixels.dtype != np.uint8)
+    return _numbers(pixels.astype(np.uint16 if deep else np.uint8, copy=False), where)
 
 
 def _grey(pixels: IndexMask, where: str) -> IndexMask:
@@ -712,15 +740,18 @@ def _numbers(values: IndexMask, where: str) -> IndexMask:
     """Grey values as object numbers; BadInput if they look antialiased."""
     if values.max(initial=0) <= LEVELS or _black_and_white(values):
         return values
-    counts = np.bincount(values.ravel(), minlength=256)
-    between = counts[1:VOID]
+    white = void_of(values)
+    counts = np.bincount(values.ravel(), minlength=white + 1)
+    between = counts[1:white]
     kinds = int((between > 0).sum())
     # object numbers leave no gap, or are small; the levels of a soft edge are spread up to white
-    numbered = kinds < VOID - 1 and bool(between[:kinds].all())
-    soft = kinds >= 3 and between[LEVELS:].any() and counts[VOID] > between.sum()
+    numbered = kinds < white - 1 and bool(between[:kinds].all())
+    if white > VOID:  # few of so many numbers are in use, and a mask may lack some of them
+        numbered = bool(values[values < white].max() <= max(WIDE_LEVELS, GAPS * kinds))
+    soft = kinds >= 3 and between[LEVELS:].any() and counts[white] > between.sum()
     if not numbered and (kinds > LEVELS or soft):
         raise BadInput(
-            f"{where} has {kinds} grey values between 0 and 255: its edges are antialiased; "
+            f"{where} has {kinds} grey values between 0 and {white}: its edges are antialiased; "
             "--mask-from threshold takes what is brighter than half as the object"
         )
     return values

@@ -45,14 +45,15 @@ def segment(
     masks: Mapping[int, IndexMask],
     networks: Networks,
     settings: Settings,
-) -> npt.NDArray[np.uint8]:
-    """Every object's mask in every frame: (T, H, W) uint8 index masks.
+) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Every object's mask in every frame: (T, H, W) uint8 index masks, uint16 with IDs over 254.
 
     frames: T of (H, W, 3) uint8 RGB, or an array (T, H, W, 3). masks: (H, W) uint8 by frame from
-    0, of the frames in which objects are given: 0 background, 1 to 254 objects, 255 void; they
-    are kept to the pixel. networks: from models.weights.load(), whose device and precision they
-    have. BadInput (a ValueError) for frames or masks that do not fit; BadWeights if the networks
-    lack a module. Features and flow of the whole clip are held in memory: about 10 MB a frame
+    0, of the frames in which objects are given: 0 background, 1 to 254 objects, 255 void (all
+    uint16: 1 to 65534, and 65535); they are kept to the pixel. networks: from
+    models.weights.load(), whose device and precision they have. BadInput (a ValueError) for frames
+    or masks that do not fit; BadWeights if the networks lack a module. Features and flow of the
+    whole clip are held in memory: about 10 MB a frame
     of 854 x 480.
     """
     pictures = ArrayFrames(frames)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 Image = npt.NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
-IndexMask = npt.NDArray[np.uint8]
-"""(H, W) uint8: 0 background, 1..254 object IDs as in the dataset, 255 void."""
+IndexMask = npt.NDArray[np.unsignedinteger[Any]]
+"""(H, W) uint8: 0 background, 1..254 object IDs as in the dataset, 255 void. Where a video has an
+ID over 254: uint16, and void is 65535."""
 Box = npt.NDArray[np.float32]
 """(4,) float32 xyxy px."""
 Probability = npt.NDArray[np.uint8]

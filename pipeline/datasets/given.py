@@ -22,7 +22,7 @@ from pipeline.datasets.masks.pictures import (
     opened,
     turn_to,
 )
-from pipeline.datasets.masks.shapes import MOST
+from pipeline.datasets.masks.shapes import MOST, counted
 from pipeline.datasets.reading import Reading
 from pipeline.errors import UserError
 from stages.frames import MaskSource
@@ -125,9 +125,8 @@ def _by_object(
     """Masks that lie as pictures of one object each; first: all of the first frame."""
     if len(objects) > MOST:
         raise UserError(f"video {clip.name}: has {len(objects)} objects; {MOST} is the most")
-    named = [int(name) for name in objects if name.isascii() and name.isdigit()]
-    kept = len(set(named)) == len(objects) and all(0 < number <= MOST for number in named)
-    numbers = dict(zip(objects, named if kept else range(1, len(objects) + 1), strict=True))
+    numbers = dict(zip(objects, counted([*objects]), strict=True))
+    kept = all(name.isdigit() and int(name) == number for name, number in numbers.items())
     frames: dict[int, list[tuple[Picture, int]]] = {}
     for name, paths in objects.items():
         for path in paths:

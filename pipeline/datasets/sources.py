@@ -13,7 +13,8 @@ import numpy as np
 
 from pipeline.datasets import Video, open_dataset
 from pipeline.errors import UserError
-from stages.boxmask import VOID, object_ids
+from stages.boxmask import VOID, is_wide, object_ids
+from stages.errors import BadInput
 from stages.frames import (
     FrameReader,
     Layers,
@@ -77,7 +78,13 @@ class VideoSource:
             size = picture_size(mask_files(mask)[0], f"video {self.name}, frame {name}")
         else:
             size = open_frames(self.video.frames, self.name).size
-        return read_index_mask(mask, size, self.name, name)
+        found = read_index_mask(mask, size, self.name, name)
+        if is_wide([found]):
+            raise BadInput(
+                f"video {self.name}, frame {name}: mask {mask_files(mask)[0]} holds object "
+                f"{max(object_ids(found))}; training takes numbers up to 254"
+            )
+        return found
 
 
 def open_sources(data: str, held_out: Iterable[str], cache: Path) -> list[VideoSource]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.datasets.rules import Rule, objects_of
 from pipeline.errors import UserError
 from pipeline.results.scores import object_results, write_official
+from stages.boxmask import is_wide
 from stages.frames import Layers, mask_files, picture_size, read_index_mask
 from stages.scores import Scores, score_video, unknown_ids
 from stages.types import IndexMask
@@ -78,25 +79,26 @@ def _score(video: Video, predicted: Path, rule: Rule) -> Scores:
         read_index_mask(source, size, video.name, names[n], given=True)
         for n, source in video.first_masks.items()
     ]
-    objects = objects_of(given, rule)
+    objects, wide = objects_of(given, rule), is_wide(given)
+    read = partial(read_index_mask, size=size, video=video.name, wide=wide)
     scores = score_video(
-        (_predicted(predicted, video, n, size, objects) for n in counted),
-        lambda k: read_index_mask(truths[counted[k]], size, video.name, names[counted[k]]),
+        (_predicted(predicted, video, n, read, objects) for n in counted),
+        lambda k: read(truths[counted[k]], frame=names[counted[k]]),
         objects,
     )
     return replace(scores, frames=np.array(counted, np.int32)[scores.frames])
 
 
 def _predicted(
-    folder: Path, video: Video, n: int, size: tuple[int, int], objects: Sequence[int]
+    folder: Path, video: Video, n: int, read: Callable[..., IndexMask], objects: Sequence[int]
 ) -> IndexMask:
-    """The mask to score in frame n."""
+    """The mask to score in frame n; read: read_index_mask() for this video."""
     name = video.frame_names[n]
     path = folder / video.name / f"{name}.png"
     where = f"video {video.name}, frame {name}"
     if not path.is_file():
         raise UserError(f"{where}: there is no mask {path}; every annotated frame needs one")
-    mask = read_index_mask(path, size, video.name, name)
+    mask = read(path, frame=name)
     extra = unknown_ids(mask, objects)
     if extra:
         raise UserError(

@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.palette import davis_palette
 from pipeline.errors import UserError
+from stages.boxmask import index_type, void_of
 from stages.types import Image, IndexMask
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ COLOURS = (
     "#8f9a1f",
 )
 """of objects 1, 2, ... in overlays and in the report: distinct on light and dark alike"""
+GOLDEN = 0.618034
+"""of a circle: multiples of it lie far from one another, however many there are"""
 TINT = 0.45
 """share of an object's colour inside it; its contour is pure colour"""
 ENCODERS = {
@@ -55,8 +59,16 @@ FPS = 24.0
 
 
 def colour(object_id: int) -> str:
-    """An object's colour in overlays and reports, as #rrggbb."""
-    return COLOURS[(object_id - 1) % len(COLOURS)]
+    """An object's colour in overlays and reports, as #rrggbb.
+
+    Beyond COLOURS, hues a golden section of the circle apart, in three shades.
+    """
+    if object_id <= len(COLOURS):
+        return COLOURS[object_id - 1]
+    shade = (0.55, 0.9), (0.9, 0.75), (0.95, 0.55)
+    saturation, value = shade[object_id % 3]
+    rgb = hsv_to_rgb(object_id * GOLDEN % 1, saturation, value)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
 
 
 def overlay(image: Image, mask: IndexMask) -> Image:
@@ -66,12 +78,12 @@ def overlay(image: Image, mask: IndexMask) -> Image:
     """
     import cv2
 
-    objects = np.where(mask == 255, np.uint8(0), mask)
-    x, y, w, h = cv2.boundingRect(objects)
+    objects = np.where(mask == void_of(mask), mask.dtype.type(0), mask)
+    x, y, w, h = cv2.boundingRect((objects > 0).view(np.uint8))
     result = image.copy()
     if w:
         window, objects = result[y : y + h, x : x + w], objects[y : y + h, x : x + w]
-        painted = _colours()[objects]
+        painted = _colours(void_of(mask) + 1)[objects]
         edge = cv2.morphologyEx(objects, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         tinted = cv2.addWeighted(window, 1 - TINT, painted, TINT, 0)
         np.copyto(window, tinted, where=(objects > 0)[..., None])
@@ -79,20 +91,21 @@ def overlay(image: Image, mask: IndexMask) -> Image:
     return result
 
 
-@lru_cache(maxsize=1)
-def _colours() -> npt.NDArray[np.uint8]:
-    """(256, 3) RGB of every ID."""
-    return np.array([[0] * 3] + [list(bytes.fromhex(colour(i)[1:])) for i in range(1, 256)], "u1")
+@lru_cache(maxsize=2)
+def _colours(count: int) -> npt.NDArray[np.uint8]:
+    """(count, 3) RGB of every ID."""
+    return np.array([[0] * 3] + [list(bytes.fromhex(colour(i)[1:])) for i in range(1, count)], "u1")
 
 
 def read_palette(mask: MaskSource, objects: Sequence[int]) -> bytes:
     """The palette of an input mask, or the DAVIS palette where it would show nothing.
 
-    That is where the file has none, or paints one of the objects like the background.
+    That is where the file has none, or paints one of the objects like the background. Masks of
+    16 bits have none.
     """
     from PIL import Image as Pillow
 
-    if not isinstance(mask, Path):
+    if not isinstance(mask, Path) or index_type(objects) != np.uint8:
         return davis_palette()
     with Pillow.open(mask) as file:
         stored = file.getpalette("RGB") if file.mode == "P" else None
@@ -117,11 +130,15 @@ def read_mask(path: Path) -> IndexMask:
 
 
 def encode_mask(mask: IndexMask, palette: bytes | None = None) -> bytes:
-    """An index mask as a palette PNG; palette: by default that of DAVIS."""
+    """An index mask as a palette PNG; palette: by default that of DAVIS.
+
+    With object numbers over 254 it is a grey PNG of 16 bits: palettes end at 255.
+    """
     from PIL import Image as Pillow
 
     image, data = Pillow.fromarray(mask), BytesIO()
-    image.putpalette(palette or davis_palette())
+    if mask.dtype == np.uint8:
+        image.putpalette(palette or davis_palette())
     image.save(data, "PNG")
     return data.getvalue()
 

@@ -169,14 +169,22 @@ class VideoFiles:
 
         Of several, one without an object says that none enters there, and is left out.
         """
+        from stages.boxmask import is_wide
         from stages.frames import BadInput, holds_object, mask_files, read_index_mask
 
         given = self.source.first_masks
-        read = partial(read_index_mask, given=True, blank=len(given) > 1)
-        masks = {
-            j: read(mask, size, self.video, self.source.frame_name(j), self._first_masks)
-            for j, mask in given.items()
-        }
+
+        def read(wide: bool) -> dict[int, IndexMask]:
+            how = {"given": True, "blank": len(given) > 1, "wide": wide}
+            name, held = self.source.frame_name, self._first_masks
+            return {
+                j: read_index_mask(mask, size, self.video, name(j), held, **how)
+                for j, mask in given.items()
+            }
+
+        masks = read(wide=False)
+        if is_wide(masks.values()):
+            masks = read(wide=True)
         found = {j: mask for j, mask in masks.items() if holds_object(mask)}
         if not found:
             place = mask_files(given[min(given)])[0].parent
@@ -185,13 +193,16 @@ class VideoFiles:
 
     def annotations(self, size: tuple[int, int]) -> Callable[[int], IndexMask | None]:
         """The annotation of a frame, None where there is none; BadInput as above."""
+        from stages.boxmask import is_wide
         from stages.frames import read_index_mask
 
         truths, files = self.source.annotations or {}, self._annotations
+        wide = bool(truths) and is_wide(self.first_masks(size).values())
 
         def read(j: int) -> IndexMask | None:
             if j not in truths:
                 return None
-            return read_index_mask(truths[j], size, self.video, self.source.frame_name(j), files)
+            name = self.source.frame_name(j)
+            return read_index_mask(truths[j], size, self.video, name, files, wide=wide)
 
         return read

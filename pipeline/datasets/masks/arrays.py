@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.masks.shapes import MOST, Malformed, Shape
-from stages.frames import VOID
+from stages.frames import VOID, WIDE_VOID
 
 
 def read(data: bytes) -> list[Shape]:
     """Objects of a frame.
 
-    (H, W) whole numbers: 0 background, objects 1 to 254. (H, W) true and false, or 0 and 255: one
+    (H, W) whole numbers: 0 background, objects 1 to 254, 255 void; in 16 bits or more, where any
+    is over 255, objects up to 65000, void 65535. (H, W) true and false, or 0 and 255: one
     object. (N, H, W) of those: N objects. Several arrays in an .npz: each an object by its name.
     """
     loaded = np.load(BytesIO(data), allow_pickle=False)
@@ -44,9 +45,10 @@ def _objects(array: npt.NDArray[Any], name: str) -> list[Shape]:
             raise Malformed(f"holds several objects in {name}; give each its own name")
         return [_shape(n, layer) for n, layer in zip(names, layers, strict=True)]
     numbers = np.unique(values)
-    if name or not np.isin(numbers, (*range(MOST + 1), VOID)).all():
+    void = VOID if numbers[-1] <= VOID else WIDE_VOID
+    if name or not np.isin(numbers, (*range(MOST + 1), void)).all():
         raise Malformed(f"holds other values than object numbers 0 to {MOST}")
-    return [_shape(str(int(n)), values == n) for n in numbers if 0 < n < VOID]
+    return [_shape(str(int(n)), values == n) for n in numbers if 0 < n < void]
 
 
 def _shape(label: str, pixels: npt.NDArray[np.bool_]) -> Shape:

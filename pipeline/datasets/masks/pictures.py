@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as Pillow
 
-from pipeline.datasets.masks.shapes import MOST
+from pipeline.datasets.masks.shapes import MOST, NARROW, counted
 from pipeline.datasets.palette import davis_palette
 from pipeline.errors import UserError
+from stages.boxmask import index_type, void_of
 from stages.films import Decoder, Unreadable
 from stages.frames import (
     HALF,
     LEVELS,
-    VOID,
     BadInput,
     Film,
     FrameSource,
@@ -117,11 +117,11 @@ class Apart:
     def draw(self, size: tuple[int, int], where: str, files: SourceFiles) -> IndexMask:
         """(H, W) object numbers in the pictures' size; where two overlap, the later one wins."""
         layers = [picture.draw(size, where, files) for picture in self.pictures]
-        mask = np.zeros_like(layers[0])
+        mask = np.zeros(layers[0].shape, index_type(self.numbers))
         for picture, layer, number in zip(self.pictures, layers, self.numbers, strict=True):
             if layer.shape != mask.shape:
                 raise BadInput(f"{where} and {picture.path} differ in size; give both in one")
-            mask[(layer > 0) & (layer < VOID)] = number
+            mask[(layer > 0) & (layer < void_of(layer))] = number
         return mask
 
 
@@ -198,15 +198,15 @@ def numbers_of(pictures: Sequence[Colours], where: str) -> dict[int, int]:
         raise UserError(f"{where} holds {len(found)} colours; {MOST} objects are the most")
     palette = np.frombuffer(davis_palette(), np.uint8).reshape(-1, 3).astype(int)
     known = {int(r << 16 | g << 8 | b): n for n, (r, g, b) in enumerate(palette)}
-    if all(0 < known.get(colour, 0) <= MOST for colour in found):
+    if all(0 < known.get(colour, 0) <= NARROW for colour in found):
         return {colour: known[colour] for colour in found}
-    return {colour: number for number, colour in enumerate(found, 1)}
+    return dict(zip(found, counted([""] * len(found)), strict=True))
 
 
 def _by_colour(picture: Colours, numbers: Mapping[int, int]) -> IndexMask:
     """Object numbers by colour; another colour is that of the nearest one, or background."""
     known = np.array([0, *numbers], np.uint32)
-    values = np.array([0, *numbers.values()], np.uint8)
+    values = np.array([0, *numbers.values()], index_type(numbers.values()))
     found, place = np.unique(picture, return_inverse=True)
     distance = np.abs(_channels(found)[:, None] - _channels(known)).sum(2)
     return values[distance.argmin(1)][place].reshape(picture.shape)

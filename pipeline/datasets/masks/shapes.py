@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from stages.boxmask import VOID, index_type
 from stages.types import IndexMask
 
 Ring = npt.NDArray[np.float64]
@@ -21,8 +22,8 @@ Pixels = npt.NDArray[np.bool_]
 Frame = str | int | None
 """the stem of a picture's file, the number of a frame, or what the file is named after"""
 
-MOST = 254
-"""objects that an index mask can number"""
+NARROW, MOST = 254, 65000
+"""objects that an index mask of 8 bits can number, and one of 16"""
 
 
 class Malformed(ValueError):
@@ -107,17 +108,14 @@ def runs(counts: Sequence[int], total: int) -> Pixels:
 def numbered(shapes: Iterable[Shape]) -> tuple[dict[str, int], dict[int, str]]:
     """Numbers of objects by key, and their names by number.
 
-    Objects are numbered in the order in which they come, from 1; labels that are themselves
-    different numbers from 1 to 254 are kept. Objects of one label are told apart by a count.
+    They are those of counted(). Objects of one label are told apart by a count.
     """
     labels = dict[str, str]()
     for shape in shapes:
         labels.setdefault(shape.key, shape.label)
     if len(labels) > MOST:
         raise Malformed(f"holds {len(labels)} objects; {MOST} is the most")
-    kept = [int(label) for label in labels.values() if label.isascii() and label.isdigit()]
-    keep = len(set(kept)) == len(labels) and all(0 < number <= MOST for number in kept)
-    numbers = dict(zip(labels, kept if keep else range(1, len(labels) + 1), strict=True))
+    numbers = dict(zip(labels, counted([*labels.values()]), strict=True))
     names, seen = dict[int, str](), dict[str, int]()
     for key, label in labels.items():
         seen[label] = seen.get(label, 0) + 1
@@ -125,9 +123,22 @@ def numbered(shapes: Iterable[Shape]) -> tuple[dict[str, int], dict[int, str]]:
     return numbers, {number: names[number] for number in sorted(names)}
 
 
+def counted(labels: Sequence[str]) -> list[int]:
+    """Numbers of objects by their labels, from 1 in the order in which they come.
+
+    Labels that are themselves different numbers up to 254 are kept, and up to 65000 where they
+    are more than 254. Nothing is numbered 255, which is void where a mask has 8 bits.
+    """
+    most = NARROW if len(labels) <= NARROW else MOST
+    kept = [int(label) for label in labels if label.isascii() and label.isdigit()]
+    if len(set(kept)) == len(labels) and all(0 < n <= most and n != VOID for n in kept):
+        return kept
+    return [n + (n >= VOID) for n in range(1, len(labels) + 1)]
+
+
 def paint(shapes: Sequence[Shape], numbers: Mapping[str, int], size: tuple[int, int]) -> IndexMask:
     """(H, W) object numbers; where two objects overlap, the later one wins."""
-    mask = np.zeros(size, np.uint8)
+    mask = np.zeros(size, index_type(numbers.values()))
     for shape in shapes:
         mask[shape.covered(size)] = numbers[shape.key]
     return mask

@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 
 from pipeline.results.exports.clip import Clip
+from stages.boxmask import index_type
 
 
 def write(clips: Sequence[Clip], folder: Path) -> None:
@@ -30,7 +31,7 @@ def write(clips: Sequence[Clip], folder: Path) -> None:
 
 def _stream(clip: Clip, member: IO[bytes]) -> None:
     """Write the masks as an .npy file without holding them all."""
-    kind = np.dtype(np.uint8 if max(clip.objects, default=0) <= 254 else np.uint16)
+    kind = np.dtype(index_type(clip.objects))
     shape = len(clip.paths), *clip.size
     head = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(member, head)

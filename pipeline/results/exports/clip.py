@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from pipeline.errors import UserError
+from stages.boxmask import index_type
 from stages.frames import FrameReader, read_index_mask
 from stages.types import IndexMask
 
@@ -32,8 +35,9 @@ class Clip:
 
     def masks(self) -> Iterator[tuple[str, IndexMask]]:
         """The name and the index mask (H, W) of every frame; UserError for one that is not ours."""
+        wide = index_type(self.objects) != np.uint8
         for path in self.paths:
-            mask = read_index_mask(path, self.size, self.name, path.stem)
+            mask = read_index_mask(path, self.size, self.name, path.stem, wide=wide)
             if unknown := set(present(mask)).difference(self.objects):
                 raise UserError(
                     f"video {self.name}, frame {path.stem}: {path} holds object {min(unknown)}, "
@@ -54,8 +58,6 @@ class Clip:
 
 def present(mask: IndexMask) -> list[int]:
     """Numbers in a mask but that of the background, ascending."""
-    import numpy as np
-
     return [int(i) for i in np.flatnonzero(np.bincount(mask.ravel())) if i]
 
 
