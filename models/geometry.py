@@ -17,8 +17,8 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 SEARCH_CELLS = 128
 SEARCH_REACH = 48.0
-MIRRORED = 1 / 14
-"""share of a RoI's side that the frame's mirror image reaches: two cells of the shipped models"""
+MIRRORED = 48.0
+"""px that the mirror image reaches beyond the frame"""
 
 
 def roi_box(tight: Tensor, margin: float) -> Tensor:
@@ -53,9 +53,8 @@ def mirrored_roi_align(
     samples = F.grid_sample(
         _of(features, index), points.to(features), padding_mode="reflection", align_corners=True
     )
-    reach = ((boxes[:, 2:] - boxes[:, :2]) * MIRRORED)[:, None, None]
     frame, places = boxes.new_tensor([width, height]) * stride, centres(boxes, size)
-    near = ((places > -reach) & (places < frame + reach)).all(-1)
+    near = ((places > -MIRRORED) & (places < frame + MIRRORED)).all(-1)
     return F.avg_pool2d(samples, 2) * near[:, None]
 
 

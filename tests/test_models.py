@@ -257,12 +257,14 @@ def test_rois_read_the_mirror_image_next_to_the_frame_and_zeros_further_out() ->
         geometry.mirrored_roi_align(f, inside, 4, 8, index),
         geometry.roi_align(f, inside, 4, 8, index),
     )
-    # 28 cells of 2 px: four columns beyond the frame, of which two are mirrored
-    box = torch.tensor([[-8.0, 8.0, 48.0, 64.0]])
-    got = geometry.mirrored_roi_align(f, box, 28, 8, index[:1])
-    assert (got[..., :2] == 0).all() and (got[..., 2:] > 0).all()
+    # 7 cells of 16 px, the first four beyond the frame, the first of them by more than 48 px
+    box = torch.tensor([[-64.0, 8.0, 48.0, 64.0]])
+    got = geometry.mirrored_roi_align(f, box, 7, 8, index[:1])
+    assert (got[..., :1] == 0).all() and (got[..., 1:] > 0).all()
     # the mirror stands on the middle of the outermost features, at 4 px
-    torch.testing.assert_close(got[..., 2:6], got[..., 6:10].flip(3))
+    mirrored = geometry.roi_align(f, torch.tensor([[8.0, 8, 56, 64]]), 1, 8, index[:1])
+    box = torch.tensor([[-48.0, 8.0, 0.0, 64.0]])
+    torch.testing.assert_close(geometry.mirrored_roi_align(f, box, 1, 8, index[:1]), mirrored)
 
 
 def test_locate_follows_a_moved_square() -> None:
