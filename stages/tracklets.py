@@ -35,7 +35,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 9
+VERSION = 10
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
