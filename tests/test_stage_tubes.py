@@ -244,7 +244,10 @@ def test_rendering_equals_the_loop(items: list[Tracklet], seed: int, size: tuple
         expected, values, close = reference.composite(probabilities, linking.objects, size, known)
         assert index.dtype == np.uint8 and confidence.dtype == np.float32
         assert (index == expected)[~close].all()
-        np.testing.assert_allclose(confidence, values, atol=0.05)
+        # Of an object with close calls only, one side may have drawn no pixel.
+        drawn = [(expected == i) | (index == i) for i in linking.objects]
+        sure = [not mine.any() or (mine & ~close).any() for mine in drawn]
+        np.testing.assert_allclose(confidence[sure], np.asarray(values)[sure], atol=0.05)
         if j == 1 and 1 in linking.objects:
             assert ((index == 1) == (fixed == 1)).all()
 
