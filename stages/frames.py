@@ -707,7 +707,10 @@ def index_values(image: Pillow.Image, where: str, *, wide: bool = False) -> Inde
     BadInput if they are none.
     """
     if image.format == "JPEG":
-        raise BadInput(f"{where} is a JPEG, which changes object numbers; save it as PNG")
+        raise BadInput(
+            f"{where} is a JPEG, which changes object numbers; save it as PNG, or take a black and "
+            "white one with --mask-from threshold"
+        )
     pixels = np.array(image)
     if image.mode == "P":
         return pixels.astype(np.uint8, copy=False)

@@ -271,6 +271,13 @@ def test_examples_of_the_help_are_right(capsys: pytest.CaptureFixture[str]) -> N
     assert EXAMPLES["RunDataset"] in " ".join(capsys.readouterr().out.split())
 
 
+def test_a_mask_may_follow_the_options() -> None:
+    for order in ("clip.mp4 m.png -o out", "clip.mp4 -o out m.png", "-o out clip.mp4 m.png"):
+        given = cli.parser().parse_args(["segment", *order.split()])
+        assert (str(given.clip), str(given.mask), given.output) == ("clip.mp4", "m.png", "out")
+    assert cli.parser().parse_args(["segment", "clip.mp4", "-o", "out"]).mask is None
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--version"])

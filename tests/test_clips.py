@@ -679,6 +679,8 @@ def test_some_frames_of_a_folder_and_their_masks(tmp_path: Path) -> None:
     assert list(video.first_masks) == [1]
     with pytest.raises(UserError, match="mask of frame 4, which --every or --fps leaves out"):
         opened(clip, masks, every=3)
+    with pytest.raises(UserError, match="mask of frame 9, which --every or --fps leaves out"):
+        opened(clip, masks, every=4)
     with pytest.raises(UserError, match="--fps is for a video file"):
         opened(clip, masks, fps=2.0)
 

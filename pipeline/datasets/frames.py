@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,6 +37,8 @@ class Clip:
     """stems of what is taken; empty for a video file"""
     every_name: Sequence[str]
     """stems of all frames that there are; empty for a video file"""
+    within: Collection[str]
+    """stems of the frames from --start to --end; empty for a video file"""
     film: Film | None
     """of a video file"""
 
@@ -64,13 +66,12 @@ class Clip:
             return None
         if self.film is not None:
             place, last = self.film.place(number), self.film.last
-            between = self.film.first < number and (last is None or number < last)
+            asked_for = self.film.first <= number and (last is None or number <= last)
         else:
             named, taken = self.every_name[number], list(self.names)
             place = taken.index(named) if named in taken else None
-            first, end = (self.every_name.index(taken[n]) for n in (0, -1))
-            between = first < number < end
-        if place is None and between:
+            asked_for = named in self.within
+        if place is None and asked_for:
             raise UserError(
                 f"video {self.name}: there is a mask of frame {frame}, which --every or --fps "
                 "leaves out; take other frames, or take the mask away"
@@ -131,12 +132,13 @@ def _matching(path: Path) -> tuple[Path, ...]:
 def _series(name: str, paths: Sequence[Path], reading: Reading) -> Clip:
     if reading.fps:
         raise UserError(f"video {name}: --fps is for a video file; give --every for images")
-    end = None if reading.end is None else reading.end + 1
-    taken = tuple(paths[reading.start : end : reading.every])
+    within = paths[reading.start : None if reading.end is None else reading.end + 1]
+    taken = tuple(within[:: reading.every])
     if not taken:
         raise UserError(f"video {name}: has {len(paths)} frames, none from --start {reading.start}")
     stems = [path.stem for path in paths]
-    return Clip(name, taken, [path.stem for path in taken], stems, None)
+    names, asked_for = [path.stem for path in taken], {path.stem for path in within}
+    return Clip(name, taken, names, stems, asked_for, None)
 
 
 def _film(path: Path, reading: Reading) -> Clip:
@@ -144,7 +146,7 @@ def _film(path: Path, reading: Reading) -> Clip:
     if reading.fps:
         step = max(1.0, _rate(path) / reading.fps)
     film = Film(path, reading.start or 0, reading.end, step)
-    return Clip(path.stem, film if reading.selects else path, (), (), film)
+    return Clip(path.stem, film if reading.selects else path, (), (), (), film)
 
 
 def _rate(path: Path) -> float:

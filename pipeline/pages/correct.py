@@ -40,7 +40,8 @@ def correction(out: Path, video: str, about: Mapping[str, Any]) -> Correction | 
         given = [str(found / f"{name}.png") for name in about["given_names"]]
         prepare = [f"mkdir -p {shlex.quote(str(folder))}", shlex.join(["cp", *given, str(folder)])]
         command = _from_folder(command, about["asked"], folder)
-    name = next((look["name"] for look in about["look"]), about["frame_names"][-1])
+    free = [name for name in about["frame_names"] if name not in about["given_names"]]
+    name = next((look["name"] for look in about["look"]), (free or about["frame_names"])[-1])
     start, place = found / f"{name}.png", folder / f"{name}.png"
     return Correction(name, prepare, str(start), str(place), shlex.join(command))
 

@@ -25,6 +25,11 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         # A subcommand would leave what it does not know to the parser that calls it.
         found, unknown = super().parse_known_args(args, namespace)
+        for action in self._get_positional_actions():
+            # argparse gives it up at the first option: `segment CLIP -o OUT MASK`.
+            left = action.nargs == "?" and getattr(found, action.dest) is None
+            if left and unknown and not unknown[0].startswith("-"):
+                setattr(found, action.dest, self._get_values(action, [unknown.pop(0)]))
         if unknown:
             self.error(self._unknown(unknown[0].partition("=")[0]))
         return found, unknown
