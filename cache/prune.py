@@ -121,7 +121,8 @@ def prune(
     """What may go; it goes only with delete=True.
 
     That is: what no kept run reached, orphaned temporary files, damaged files, the
-    records of runs not kept and, while no other process works, what DERIVED names; then, while
+    records of runs not kept and, while no other process works, what DERIVED names, once it is older
+    than GRACE_S; then, while
     more than max_bytes would stay, files that runs did reach: the least recently used first, of
     one run features and flow first. Nothing younger than min_age_s goes. While other processes
     work on runs (cache.holds), nothing goes that those runs reach, nor what is younger than the
@@ -154,6 +155,8 @@ def prune(
         found += _excess(free, used, excess)
     found += [Prunable(e.path, e.bytes, ORPHANED) for e in drafts if e.modified <= oldest]
     if not working:
+        # A run that is being planned holds nothing yet, and may just have made them.
+        oldest = min(oldest, file_time(store.root) - GRACE_S)
         found += [Prunable(e.path, e.bytes, e.stage) for e in derived if e.modified <= oldest]
     found += [Prunable(hold.path, 0, "of a killed process") for hold in held if not hold.live]
     dropped = [path for run_id in set(runs) - kept for path in sorted(runs[run_id])]

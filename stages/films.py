@@ -40,7 +40,13 @@ class Decoder:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise Unreadable(str(error)) from error
         best = self._file.streams.best("video")
-        if best is None or not isinstance(best, av.VideoStream) or min(best.height, best.width) < 1:
+        # Of a stream that nothing decodes PyAV has no codec_context, nor a size.
+        if (
+            best is None
+            or not isinstance(best, av.VideoStream)
+            or best.codec_context is None
+            or min(best.height, best.width) < 1
+        ):
             self._file.close()
             raise Unreadable("no video in it")
         best.thread_type = "AUTO"

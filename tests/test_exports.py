@@ -206,6 +206,37 @@ def test_a_later_export_replaces_its_own_files_and_no_others(clip: Clip, tmp_pat
     assert foreign.read_text() == "{}"
 
 
+def test_what_somebody_changed_in_an_export_stays(clip: Clip, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    place = export([clip], "contours", out)
+    (place / "walk" / "00001.json").unlink()
+    export([clip], "contours", out)
+    changed = place / "walk" / "00002.json"
+    changed.write_text(changed.read_text(encoding="utf-8").replace("dog", "cat"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"walk/00002\.json: was changed since it was exported"):
+        export([replace(clip, name="run")], "contours", out)
+    assert '"cat"' in changed.read_text(encoding="utf-8")
+
+
+def test_names_of_classes_keep_their_lines(clip: Clip, tmp_path: Path) -> None:
+    odd = replace(clip, names={3: "new\nline", 7: "", 100: " a  b", 254: "car"})
+    wanted = ["new line", "object", "a b", "car"]
+    yolo = export([odd], "yolo", tmp_path / "out") / "labels" / "walk" / "classes.txt"
+    assert yolo.read_text(encoding="utf-8").splitlines() == wanted
+    mots = export([odd], "mots", tmp_path / "out")
+    classes = (mots / "classes.txt").read_text(encoding="utf-8").splitlines()
+    assert classes == [f"{n} {name}" for n, name in enumerate(wanted, 1)]
+    objects = (mots / "objects.txt").read_text(encoding="utf-8").splitlines()
+    assert objects == [f"walk {n}000 {name}" for n, name in enumerate(wanted, 1)]
+
+
+def test_a_frame_named_as_the_classes_is_refused(clip: Clip, tmp_path: Path) -> None:
+    named = clip.paths[1].rename(clip.paths[1].with_name("classes.png"))
+    odd = replace(clip, paths=[clip.paths[0], named, *clip.paths[2:]])
+    with pytest.raises(UserError, match="video walk: has a frame classes"):
+        export([odd], "yolo", tmp_path / "out")
+
+
 def test_a_stop_leaves_what_was_there(clip: Clip, tmp_path: Path) -> None:
     place = export([clip], "mots", tmp_path / "out")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}

@@ -99,6 +99,15 @@ def test_frames_of_another_size_are_named(tmp_path: Path) -> None:
         manifest(film, "v", str)
 
 
+def test_a_codec_that_nothing_decodes_is_named(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "a.mp4", [np.zeros((48, 64, 3), np.uint8)] * 3)
+    data = film.read_bytes()
+    at = data.index(b"avc1", data.index(b"stsd"))
+    film.write_bytes(data[:at] + b"zzzz" + data[at + 4 :])
+    with pytest.raises(BadInput, match=r"a\.mp4"):
+        manifest(film, "v", str)
+
+
 PLAYLISTS = {
     "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{target}\n#EXT-X-ENDLIST\n",
     "concat": "ffconcat version 1.0\nfile {target}\n",

@@ -75,6 +75,12 @@ class Ledger:
         stamp = self._read()["files"].get(name)
         return stamp is not None and not _unchanged(f"{self.out}/{name}", stamp)
 
+    def edited(self) -> list[str]:
+        """Finished files that are there and do not hold what was written."""
+        stamps = {name: stamp for name, stamp in self._read()["files"].items() if stamp}
+        there = (name for name in stamps if os.path.lexists(self.out / name))
+        return sorted(n for n in there if not _unchanged(f"{self.out}/{n}", stamps[n]))
+
     def begin(self, names: Iterable[str], known: Iterable[str] = ()) -> None:
         """Own files that are about to be written, besides those owned already.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.results.claim import alone
 from pipeline.results.exports import alpha, arrays, coco, labelme, mots, yolo
 from pipeline.results.exports.clip import Clip
@@ -50,6 +51,12 @@ def export(clips: Sequence[Clip], name: str, out: Path) -> Path:
         files = sorted(path for path in draft.rglob("*") if path.is_file())
         names = [(place / path.relative_to(draft)).as_posix() for path in files]
         with alone(out):
+            # Exports are made to be worked on: what somebody changed there is theirs.
+            for edited in ledger.edited():
+                raise UserError(
+                    f"{out / edited}: was changed since it was exported; move it away, or give "
+                    "another folder as --output"
+                )
             ledger.begin(names)
             for path, target in zip(files, names, strict=True):
                 (out / target).parent.mkdir(parents=True, exist_ok=True)

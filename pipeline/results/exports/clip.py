@@ -61,6 +61,11 @@ def present(mask: IndexMask) -> list[int]:
     return [int(i) for i in np.flatnonzero(np.bincount(mask.ravel())) if i]
 
 
+def one_line(name: str) -> str:
+    """A name as files have it that keep one a line."""
+    return " ".join(name.split()) or UNNAMED
+
+
 def categories(clips: Sequence[Clip]) -> list[str]:
     """The categories of all objects, in the order in which they come."""
     return list(dict.fromkeys(clip.category(i) for clip in clips for i in clip.objects))

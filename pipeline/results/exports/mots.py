@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.datasets.masks.coco import encode
 from pipeline.errors import UserError
-from pipeline.results.exports.clip import Clip, categories, present
+from pipeline.results.exports.clip import Clip, categories, one_line, present
 
 EACH = 1000
 """an object's id is its class times this, and its number within the class"""
@@ -17,13 +17,13 @@ EACH = 1000
 def write(clips: Sequence[Clip], folder: Path) -> None:
     """instances_txt/<video>.txt, objects.txt (names by id), classes.txt (by class)."""
     kinds = categories(clips)
-    rows = [f"{n} {kind}\n" for n, kind in enumerate(kinds, 1)]
+    rows = [f"{n} {one_line(kind)}\n" for n, kind in enumerate(kinds, 1)]
     (folder / "classes.txt").write_text("".join(rows), encoding="utf-8")
     (folder / "instances_txt").mkdir()
     objects = []
     for clip in clips:
         ids = _ids(clip, kinds)
-        objects += [f"{clip.name} {ids[i]} {clip.label(i)}\n" for i in clip.objects]
+        objects += [f"{clip.name} {ids[i]} {one_line(clip.label(i))}\n" for i in clip.objects]
         height, width = clip.size
         with (folder / "instances_txt" / f"{clip.name}.txt").open("w") as file:
             for j, (_, mask) in enumerate(clip.masks()):

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.datasets.given import CLASSES
-from pipeline.results.exports.clip import Clip, categories, present
+from pipeline.errors import UserError
+from pipeline.results.exports.clip import Clip, categories, one_line, present
 from pipeline.results.exports.outlines import joined, loops
 
 
@@ -23,9 +24,14 @@ def write(clips: Sequence[Clip], folder: Path) -> None:
     for clip in clips:
         place = folder / "labels" / clip.name
         place.mkdir(parents=True)
-        (place / CLASSES).write_text("\n".join(kinds) + "\n", encoding="utf-8")
+        (place / CLASSES).write_text("".join(f"{one_line(k)}\n" for k in kinds), encoding="utf-8")
         sides = np.array(clip.size[::-1])
         for name, mask in clip.masks():
+            if f"{name}.txt" == CLASSES:
+                raise UserError(
+                    f"video {clip.name}: has a frame {name}, whose file YOLO keeps for the "
+                    "classes; choose another --format"
+                )
             lines = [
                 f"{kinds.index(clip.category(i))} {_numbers(joined(loops(mask == i)) / sides)}\n"
                 for i in present(mask)
