@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -27,9 +28,10 @@ VECTOR = "memo-vector"
 
 
 class TrackletMemo:
-    """Tracklets of one video, one file each, written at once: they are what costs.
+    """Tracklets of one video, written at once, since they are what costs.
 
-    content: everything a tracklet depends on but its starting point.
+    A file for each that is new, and another where it was carried farther than before. content:
+    everything a tracklet depends on but its starting point.
     """
 
     def __init__(self, store: Store, dataset: str, video: str, content: keys.Content) -> None:
@@ -37,26 +39,42 @@ class TrackletMemo:
         self._content = content
         self.reached: set[str] = set()
 
-    def get(self, frame: int, object_id: int, box: Array, mask: Array) -> dict[str, Array] | None:
-        """The tracklet started in `frame` by an object's box mask (4,), (s, s), or None.
+    def get(self, frame: int, object_id: int, box: Array, mask: Array) -> list[dict[str, Array]]:
+        """Parts of the tracklet started in `frame` by an object's box mask (4,), (s, s).
 
-        Its arrays: first (1,) int32, boxes (L, 4) float32, masks (L, s, s) uint8.
+        The arrays of each: first (1,) int32, ended (2,) bool, boxes (L, 4) float32, masks
+        (L, s, s) uint8.
         """
-        key = keys.key(self._start(frame, object_id, box, mask))
-        self.reached.add(key)
-        try:
-            with self._store.read(TRACKLET, self._dataset, self._video, key) as reader:
-                return reader.arrays()
-        except (MissingArtifact, DamagedArtifact):
-            return None
+        group = keys.key(self._start(frame, object_id, box, mask))
+        self.reached.add(group)
+        folder = self._store.folder(TRACKLET, self._dataset, self._video)
+        found = []
+        for path in sorted(folder.glob(f"{keys.short(group)}-*.h5")):
+            short = path.stem.partition("-")[2]
+            with (
+                suppress(MissingArtifact, DamagedArtifact),
+                self._store.read(
+                    TRACKLET, self._dataset, self._video, short, group=group
+                ) as reader,
+            ):
+                found.append(reader.arrays())
+        return found
 
     def put(
         self, frame: int, object_id: int, box: Array, mask: Array, tracklet: Mapping[str, Any]
     ) -> None:
-        """Keep a tracklet, given as the arrays that get() returns. CacheError as Store.write."""
-        content = self._start(frame, object_id, box, mask)
-        self.reached.add(keys.key(content))
-        with self._store.write(TRACKLET, self._dataset, self._video, content) as writer:
+        """Keep a tracklet, given as the arrays of a part. CacheError as Store.write."""
+        start = self._start(frame, object_id, box, mask)
+        group = keys.key(start)
+        self.reached.add(group)
+        content = {
+            **start,
+            "extent": [int(tracklet["first"]), len(tracklet["masks"])],
+            "ended": [bool(end) for end in tracklet["ended"]],
+        }
+        with self._store.write(
+            TRACKLET, self._dataset, self._video, content, group=group
+        ) as writer:
             for name, value in tracklet.items():
                 writer.put(name, value)
 

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR
 from typing import NamedTuple, TypedDict
 
 from cache.files import (
@@ -27,6 +29,7 @@ from cache.files import (
     CacheError,
     reporting,
     set_aside,
+    temporary,
     trouble,
     write_file,
 )
@@ -38,13 +41,15 @@ from cache.store import Store
 CHEAPEST = ("features", "flow")
 """what goes first of a run when space is short: large, and quick to compute anew"""
 
+DERIVED = {"unpacked": "images of an archive", "boxes": "mask drawn from a box"}
+"""folders below the root of what is no artifact, and what they hold; a run makes it when needed"""
 ORPHANED = "orphaned temporary file"
 OURS = re.compile(r"([0-9a-f]{16}-)?[0-9a-f]{16}\.h5(\.[0-9a-f]+\.tmp|\.bad)?")
 """names of files below a stage's folder; others are not this program's"""
 
 
 class Prunable(NamedTuple):
-    """A file that may go, and why."""
+    """A file that may go, or a folder with all in it, and why."""
 
     path: Path
     bytes: int
@@ -115,14 +120,15 @@ def prune(
 ) -> list[Prunable]:
     """What may go; it goes only with delete=True.
 
-    That is: what no kept run reached, orphaned temporary files, damaged files, and the
-    records of runs not kept; then, while more than max_bytes would stay, files that runs
-    did reach: the least recently used first, of one run features and flow first. Nothing
-    younger than min_age_s goes. While other processes work on runs (cache.holds), nothing goes
-    that those runs reach, nor what is younger than the oldest of the processes: it may be about
-    to use it. stages: only their files (and only they count for max_bytes). keep_runs: only the
-    newest so many runs count, and those that are worked on; None: all. Raises CacheError for an
-    unknown stage and if a record is damaged (what it reached would be lost), which is then set
+    That is: what no kept run reached, orphaned temporary files, damaged files, the
+    records of runs not kept and, while no other process works, what DERIVED names; then, while
+    more than max_bytes would stay, files that runs did reach: the least recently used first, of
+    one run features and flow first. Nothing younger than min_age_s goes. While other processes
+    work on runs (cache.holds), nothing goes that those runs reach, nor what is younger than the
+    oldest of the processes: it may be about to use it. stages: only their files (and only they
+    count for max_bytes). keep_runs: only the newest so many runs count, and those that are
+    worked on; None: all. Raises CacheError for an unknown stage and if a record is damaged (what
+    it reached would be lost), which is then set
     aside.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
@@ -132,6 +138,7 @@ def prune(
     # Listed before the holds are read: a run that begins later finds out itself what is gone.
     entries = [e for e in _entries(store) if stages is None or e.stage in stages]
     drafts = list(_drafts(store)) if stages is None else []
+    derived = list(_derived(store)) if stages is None else []
     held = [hold for hold in holds(store.root) if not hold.mine]
     working = {hold.run_id for hold in held if hold.live}
     began = [hold.began for hold in held if hold.live]
@@ -146,13 +153,15 @@ def prune(
         free = [e for e in old if not _reason(e, used) and e.name not in needed]
         found += _excess(free, used, excess)
     found += [Prunable(e.path, e.bytes, ORPHANED) for e in drafts if e.modified <= oldest]
+    if not working:
+        found += [Prunable(e.path, e.bytes, e.stage) for e in derived if e.modified <= oldest]
     found += [Prunable(hold.path, 0, "of a killed process") for hold in held if not hold.live]
     dropped = [path for run_id in set(runs) - kept for path in sorted(runs[run_id])]
     found += [Prunable(path, _bytes(path), "record of a run not kept") for path in dropped]
     if delete:
         for item in found:
             with reporting(item.path):
-                item.path.unlink(missing_ok=True)
+                _remove(item.path)
     return found
 
 
@@ -199,6 +208,25 @@ def _drafts(store: Store) -> Iterator[Entry]:
             with suppress(FileNotFoundError):
                 status = path.stat()
                 yield Entry(path, "", status.st_size, status.st_mtime)
+
+
+def _derived(store: Store) -> Iterator[Entry]:
+    """What DERIVED names, by what it is; last used at the time of its newest part."""
+    for folder, what in DERIVED.items():
+        for path in sorted((store.root / folder).glob("*")):
+            with suppress(FileNotFoundError):
+                parts = [part.stat() for part in (path, *path.rglob("*"))]
+                files = [part.st_size for part in parts if not S_ISDIR(part.st_mode)]
+                yield Entry(path, what, sum(files), max(part.st_mtime for part in parts))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder, which first loses its name: whoever finds it finds it whole."""
+    with suppress(FileNotFoundError):
+        if path.is_dir():
+            shutil.rmtree(path.rename(temporary(path)))
+        else:
+            path.unlink()
 
 
 def _excess(entries: Iterable[Entry], used: Mapping[str, float], excess: int) -> Iterator[Prunable]:

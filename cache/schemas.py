@@ -296,12 +296,14 @@ _SCORES = Schema(
 
 _MEMO_TRACKLET = Schema(
     "memo-tracklet",
-    "One tracklet by its starting point, which is in the recipe.",
+    "One tracklet by its starting point, which is in the recipe, as far as a run carried it.",
     (
         Field("first", "int32", (1,), "first frame that it covers", "frame"),
+        Field("ended", "bool", (2,), "whether it was carried to its end, backward and forward"),
         Field("boxes", "float32", ("L", 4), "RoI boxes, one row a covered frame", _BOX),
         Field("masks", "uint8", ("L", "s", "s"), "foreground probability in the box", "1/255"),
     ),
+    version=2,
 )
 
 _MEMO_VECTOR = Schema(
@@ -386,7 +388,8 @@ runs do reach, the least recently used first. An artifact was last used when a r
 was last planned, which that run records in `<root>/runs/`; reading writes nothing. While a process
 works on a run it keeps a file below `<root>/working/` young, and nothing is pruned that its run
 reaches or that was made since it began. The file of a killed process counts for three minutes
-more.
+more. Images of archives (`<root>/unpacked/`) and masks drawn from a `--box` (`<root>/boxes/`) are
+no artifacts: prune takes them an hour after their last use, unless a process works.
 
 With `--keep results` a video's features, flow, proposals, embeddings, search and evidence are
 removed once it is exported, unless another run under way reaches them. A sweep makes what its

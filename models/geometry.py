@@ -2,7 +2,8 @@
 
 Pixel centres lie at integer + 0.5. A box is (x0, y0, x1, y1) in px; a box map of side
 s has its cell (r, c) centred at x0 + (c + 0.5) (x1 - x0) / s, y0 + (r + 0.5) (y1 - y0) / s.
-N objects share B frames; `index` (N,) says which frame each object reads.
+N objects share B frames; `index` (N,) says which frame each object reads. The RoIs of Re-MP
+reach beyond the frame, where its mirror image lies.
 """
 
 from __future__ import annotations
@@ -25,11 +26,31 @@ def roi_box(tight: Tensor, margin: float) -> Tensor:
 
 
 def roi_align(features: Tensor, boxes: Tensor, size: int, stride: int, index: Tensor) -> Tensor:
-    """RoIAlign (He et al.): features (B, C, h, w) in boxes (N, 4) px to (N, C, size, size)."""
+    """RoIAlign (He et al.): features (B, C, h, w) in boxes (N, 4) px to (N, C, size, size).
+
+    Zero beyond the frame.
+    """
     rois = torch.cat((index[:, None].to(boxes), boxes), 1)
     return torchvision_roi_align(
         features, rois.to(features), size, 1.0 / stride, sampling_ratio=2, aligned=True
     )
+
+
+def mirrored_roi_align(
+    features: Tensor, boxes: Tensor, size: int, stride: int, index: Tensor
+) -> Tensor:
+    """roi_align(), but what lies beyond the frame is the frame's mirror image.
+
+    Zeros would look like an edge, at which the mask of an object that the frame cuts would end.
+    """
+    height, width = features.shape[-2:]
+    last = boxes.new_tensor([width - 1, height - 1]).clamp(min=1)
+    # two samples a side of a cell; the mirror stands on the middle of the outermost features
+    points = centres(boxes / stride - 0.5, 2 * size) / last * 2 - 1
+    samples = F.grid_sample(
+        _of(features, index), points.to(features), padding_mode="reflection", align_corners=True
+    )
+    return F.avg_pool2d(samples, 2)
 
 
 def roi_weights(
@@ -77,6 +98,15 @@ def cells(size: Sequence[int], stride: int, device: torch.device) -> Tensor:
     return torch.stack((x.expand(len(y), -1), y[:, None].expand(-1, len(x))), -1)[None]
 
 
+def mirrored(points: Tensor, extent: Tensor) -> Tensor:
+    """Points (..., 2) x, y px, of which those beyond a frame are mirrored into it.
+
+    extent (..., 2): width and height px.
+    """
+    folded = points % (2 * extent)
+    return torch.minimum(folded, 2 * extent - folded)
+
+
 def sample_frame(field: Tensor, points: Tensor, index: Tensor) -> Tensor:
     """Bilinear samples of a frame-sized field (B, K, H, W) at points (N, s, s, 2) px.
 
@@ -84,8 +114,14 @@ def sample_frame(field: Tensor, points: Tensor, index: Tensor) -> Tensor:
     """
     height, width = field.shape[-2:]
     scale = points.new_tensor((2.0 / width, 2.0 / height))
-    chosen = field.expand(len(index), -1, -1, -1) if len(field) == 1 else field[index]
-    return F.grid_sample(chosen, points * scale - 1, padding_mode="border", align_corners=False)
+    return F.grid_sample(
+        _of(field, index), points * scale - 1, padding_mode="border", align_corners=False
+    )
+
+
+def _of(frames: Tensor, index: Tensor) -> Tensor:
+    """The frame (N, ...) that each object reads of B frames (B, ...)."""
+    return frames.expand(len(index), -1, -1, -1) if len(frames) == 1 else frames[index]
 
 
 def sample_box(maps: Tensor, boxes: Tensor, points: Tensor) -> Tensor:
@@ -102,12 +138,15 @@ def warp(
     """Flow-guided bilinear warp of box maps from the old frame to the new (section 3.2).
 
     Each cell of the new box sits at P in the new frame; `flow` (B, 2, H, W), defined on
-    the new frame, leads from P to its place in the old frame, which is read in the old box.
+    the new frame, leads from P to its place in the old frame, which is read in the old box; a
+    place beyond the frame is read at the frame's border, since nobody saw what lay there.
     maps (N, K, t, t), boxes (N, 4) px. Returns (N, K, size, size).
     """
     points = centres(new_boxes, size)
     moved = points + sample_frame(flow, points, index).permute(0, 2, 3, 1)
-    return sample_box(maps, old_boxes, moved)
+    height, width = flow.shape[-2:]
+    border = points.new_tensor([width, height]) - 0.5
+    return sample_box(maps, old_boxes, moved.clamp(min=0.5).minimum(border))
 
 
 def tight_boxes(inside: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:

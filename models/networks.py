@@ -69,6 +69,11 @@ class State:
             np.concatenate([state.areas for state in states]),
         )
 
+    def ended(self) -> State:
+        """The objects as if none had been located."""
+        gone = [replace(part, alive=torch.zeros_like(part.alive)) for part in self.parts]
+        return State(gone, self.areas)
+
     @property
     def boxes(self) -> Array:
         """RoI boxes (N, 4) float32 px."""
@@ -246,7 +251,7 @@ class Networks:
         """One object: f (1, C, h, w), box (1, 4) px, mask (1, t, t) in it, 0..255."""
         a = self.architecture
         index = torch.zeros(1, dtype=torch.long, device=f.device)
-        roi, own = self._roi(box, mask)
+        roi, own = self._roi(f, box, mask)
         memory = propagation.memorise(remp, a, f, roi, own, index)
         known = None if memory is None else memory.with_given(given)
         entered = propagation.start(remp, a, f, fine, roi, own, index, known)
@@ -258,9 +263,10 @@ class Networks:
         """What a given mask (t, t) in a box (4,) px shows; None without the extension."""
         index = torch.zeros(1, dtype=torch.long, device=self.device)
         with self.inference():
-            roi, shown = self._roi(self.tensor(box)[None], self.tensor(mask)[None])
+            coarse = self.frame(f)
+            roi, shown = self._roi(coarse, self.tensor(box)[None], self.tensor(mask)[None])
             return propagation.memorise(
-                self._remp(plain), self.architecture, self.frame(f), roi, shown, index
+                self._remp(plain), self.architecture, coarse, roi, shown, index
             )
 
     def recognise(self, f: Half, memories: Sequence[Memory], *, plain: bool) -> Tensor:
@@ -281,12 +287,32 @@ class Networks:
         labels = [remp.memory.compare(keys, memory.origin())[0, -1] for memory in memories]
         return torch.stack(labels).unflatten(1, x.shape[-2:])
 
-    def _roi(self, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there."""
+    def recognised(
+        self, part: Recurrence, f: Tensor, box: Tensor, size: int, *, plain: bool
+    ) -> Tensor:
+        """How surely each cell of a box (1, 4) px shows an object, by all that it remembers.
+
+        f (1, C, h, w). (1, 1, size, size), 0..1. ValueError without a memory.
+        """
+        remp = self._remp(plain)
+        if remp.memory is None or part.memory is None:
+            raise ValueError("this Re-MP has no appearance memory")
+        index = torch.zeros(1, dtype=torch.long, device=f.device)
+        x = geometry.roi_align(f, box, size, STRIDE, index).to(remp.memory.project.weight)
+        return remp.memory(x, part.memory.with_given(part.given))[:, -1:]
+
+    def _roi(self, f: Tensor, box: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """RoI box (1, 4) of a mask (1, t, t), 0..255, that fills a box (1, 4), and it in there.
+
+        f (1, C, h, w): of its frame, beyond which the mask is mirrored.
+        """
         given = mask[:, None] / 255
+        height, width = (STRIDE * side for side in f.shape[-2:])
+        extent = box.new_tensor([width, height])
         tight, _ = geometry.tight_boxes(given[:, 0] > 0.5, box)
+        tight = tight.clamp(min=0).minimum(extent.repeat(2))
         roi = geometry.roi_box(tight, self.architecture.margin)
-        places = geometry.centres(roi, self.architecture.mask_size)
+        places = geometry.mirrored(geometry.centres(roi, self.architecture.mask_size), extent)
         return roi, geometry.sample_box(given, box, places)
 
     def step(

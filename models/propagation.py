@@ -56,7 +56,7 @@ def memorise(
     if remp.memory is None:
         return None
     dtype = remp.memory.project.weight.dtype
-    near = geometry.roi_align(f, boxes, a.roi_size, STRIDE, index).to(dtype)
+    near = geometry.mirrored_roi_align(f, boxes, a.roi_size, STRIDE, index).to(dtype)
     wide, side = geometry.roi_box(boxes, SURROUNDINGS), a.roi_size // 2
     far = geometry.roi_align(f, wide, side, STRIDE, index).to(dtype)
     inner = F.adaptive_avg_pool2d(mask, a.roi_size)
@@ -76,10 +76,11 @@ def read(
     a: Architecture, f: Tensor, fine: Tensor | None, boxes: Tensor, index: Tensor, like: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """x_j (N, C, m, m) and, with refinement, the fine features (N, C4, s, s)."""
-    x = geometry.roi_align(f, boxes, a.roi_size, STRIDE, index).to(like)
+    x = geometry.mirrored_roi_align(f, boxes, a.roi_size, STRIDE, index).to(like)
     if a.refine == 1 or fine is None:
         return x, None
-    return x, geometry.roi_align(fine, boxes, a.mask_size, FINE_STRIDE, index).to(like)
+    thin = geometry.mirrored_roi_align(fine, boxes, a.mask_size, FINE_STRIDE, index)
+    return x, thin.to(like)
 
 
 def start(

@@ -11,13 +11,15 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.files import readable
 from pipeline import interrupts
-from pipeline.errors import MENDABLE, UserError
-from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS, Option
+from pipeline.errors import MENDABLE, UserError, one_of
+from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS, Option, Parser
 
 if TYPE_CHECKING:
     from pipeline.commands import RunDataset
@@ -40,8 +42,29 @@ stage, in all and of the bare trunk, memory and bytes; on a CUDA device also the
 in which it worked. resnet50 and resnet101 are the paper's networks, untrained. Ends with status 1
 if the peak memory of the longest clip is more than a tenth above that of the shortest."""
 BENCH_SWEEP = """Run each value by itself and all of them as a sweep, and compare masks, CSVs and
-HDF5 datasets. Without --dataset: the demo's clips, twice as long. Ends with status 1 if anything
+HDF5 datasets. Without --dataset: the demo's clips at 48 frames. Ends with status 1 if anything
 differs, or if the sweep takes more than 1.3 times the stage seconds of one run."""
+
+RUN_HELP = """Segment every video of a dataset, score it and write the report: RunDataset, with a
+scheduler of its own. `luigi --module pipeline RunDataset` takes the same options, and Luigi's
+besides, such as --workers 4."""
+EXAMPLES = {
+    "run": "run --dataset davis16 --root DAVIS --split val --videos bear,camel",
+    "segment": "segment clip.mp4 first-mask.png -o out/",
+    "status": "status --dataset davis16 --root DAVIS",
+    "prune": "prune --max-size 200G --delete",
+    "verify": "verify",
+    "score": "score runs/one/masks --dataset davis16 --root DAVIS --output scores/",
+    "report": "report runs/one runs/other",
+    "export": "export runs/one --format coco",
+    "table5": "table5 runs/davis16-val-dyenet runs/segtrackv2-all-dyenet --output table5.csv",
+    "artifacts": "artifacts features",
+    "speed": "speed --dataset davis16 --root DAVIS --device cuda",
+    "bench": "bench --objects 1,3 --frames 25",
+    "bench-sweep": "bench-sweep --rho-reid-values 0.9,0.7",
+    "bench-scheduling": "bench-scheduling --videos 1000",
+}
+"""a use of every command, which its help ends with"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,12 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="dyenet",
         description="Segment the objects of a video, given their masks in one frame.",
-        epilog="Whole datasets: luigi --module pipeline RunDataset --help",
+        epilog="Other tasks, such as sweeps and training: luigi --module pipeline TASK --help",
     )
+    top.add_argument("--version", action="version", version=f"%(prog)s {_version()}")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="segment a dataset", description=RUN_HELP)
+    _add_run(run)
+    _add_options(run, KEEP)
+    _add_reading(run)
+    run.add_argument("--output", help="default: runs/<dataset>-<split>-<variant>")
+    run.set_defaults(command=_run)
 
     segment = commands.add_parser("segment", help="segment one clip")
     segment.add_argument("clip", type=Path, help=CLIP)
@@ -175,7 +206,16 @@ def parser() -> argparse.ArgumentParser:
     artifacts.set_defaults(command=_artifacts)
 
     _add_benchmarks(commands)
+    for name, example in EXAMPLES.items():
+        commands.choices[name].epilog = f"Example: {top.prog} {example}"
     return top
+
+
+def _version() -> str:
+    """The installed version; none in a checkout that is not installed."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version("dyenet")
+    return "(not installed)"
 
 
 def _add_options(parser: argparse.ArgumentParser, *tables: Mapping[str, Option]) -> None:
@@ -186,7 +226,7 @@ def _add_options(parser: argparse.ArgumentParser, *tables: Mapping[str, Option])
         parser.add_argument(flag, default=option.default, help=option.help + default)
 
 
-def _add_benchmarks(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_benchmarks(commands: argparse._SubParsersAction[Parser]) -> None:
     speed = commands.add_parser(
         "speed", help="frames a second over a dataset, next to the paper's", description=SPEED
     )
@@ -299,12 +339,23 @@ def _segment(given: argparse.Namespace) -> int:
         raise UserError(f"{given.clip}: give its first mask, or a --box for each object")
     if given.box:
         given.mask = _box_masks(given)
-    task = _task(given)
+    return _build(_task(given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    asked = _run_options(given)
+    from pipeline.commands import RunDataset
+
+    return _build(RunDataset(**asked))
+
+
+def _build(task: RunDataset) -> int:
+    """Run a task, say where its results are, and return the exit status."""
     from pipeline.commands import engine
 
     done = engine.build(task)
     if done:
-        print(f"results: {given.output}")
+        print(f"results: {task.top}")
     return 0 if done else 1
 
 
@@ -355,7 +406,7 @@ def _prune(given: argparse.Namespace) -> int:
     root = cache_root()
     found = prune(
         Store(root),
-        stages=tuple(filter(None, given.stages.split(","))) or None,
+        stages=tuple(map(_stage, filter(None, given.stages.split(",")))) or None,
         max_bytes=given.max_size,
         min_age_s=given.min_age * 3600,
         keep_runs=given.keep_runs,
@@ -453,7 +504,6 @@ def _table5(given: argparse.Namespace) -> int:
 
 def _artifacts(given: argparse.Namespace) -> int:
     from cache.prune import stage_files, usage
-    from cache.schemas import SCHEMAS
     from cache.store import Store
     from pipeline.plan.inputs import cache_root
 
@@ -463,9 +513,7 @@ def _artifacts(given: argparse.Namespace) -> int:
             print(f"{stage:14} {used.files:7} files {readable(used.bytes):>9}")
         print(store.root)
         return 0
-    if given.stage not in SCHEMAS:
-        raise UserError(f"{given.stage}: no such stage; there are {', '.join(SCHEMAS)}")
-    for path in stage_files(store, given.stage):
+    for path in stage_files(store, _stage(given.stage)):
         try:
             made = path.stat()
         except FileNotFoundError:
@@ -473,6 +521,15 @@ def _artifacts(given: argparse.Namespace) -> int:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(made.st_mtime))
         print(f"{readable(made.st_size):>9}  {when}  {path.relative_to(store.root)}")
     return 0
+
+
+def _stage(name: str) -> str:
+    """The name of a stage; UserError if there is none of that name."""
+    from cache.schemas import SCHEMAS
+
+    if name not in SCHEMAS:
+        raise UserError(f"{name}: no such stage; {one_of(name, SCHEMAS)}")
+    return name
 
 
 def _speed(given: argparse.Namespace) -> int:

@@ -26,7 +26,9 @@ from pipeline.results import scores
 from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES, pictured
 from pipeline.results.files import read_table, write_csv
 from pipeline.results.made import check_undamaged
+from pipeline.results.review import MASKS
 from pipeline.results.scores import FRAMES, last_iteration, totals
+from pipeline.results.tables import CHANGES
 
 PER_ITERATION = {
     **{name: kind for name, kind in ITERATIONS.items() if name not in ("video", "J", "F", "G")},
@@ -125,6 +127,26 @@ def templates(out_dir: str | Path) -> pd.DataFrame:
     return _table(Path(out_dir), "templates.csv", TEMPLATES)
 
 
+def masks(out_dir: str | Path) -> pd.DataFrame:
+    """How much of every object each frame shows, and how sure that is; known without annotations.
+
+    Columns (results.review.MASKS): video str; frame int64, from 0; object int64; pixels int64, of
+    the frame as it was given; confidence float64 0..1, the mean probability over them, 0 without
+    any and 1 where the mask was given. UserError if out_dir holds no run.
+    """
+    return _table(Path(out_dir), "masks.csv", MASKS)
+
+
+def changes(out_dir: str | Path) -> pd.DataFrame:
+    """Where masks are not those that an earlier run had left in the folder.
+
+    Columns (results.tables.CHANGES): video str; frame, object int64; pixels int64, how many
+    belong to the object in one of both only, above 0. Empty where none had. UserError if out_dir
+    holds no run.
+    """
+    return _table(Path(out_dir), "changes.csv", CHANGES)
+
+
 def sweep(out_dir: str | Path) -> pd.DataFrame:
     """Retrieval, scores and cost of every value of a sweep after each iteration (Table 2).
 
@@ -180,7 +202,7 @@ def save_tables(out_dir: str | Path, kind: str) -> list[Path]:
     if kind == "parquet" and find_spec("pyarrow") is None:
         raise UserError("--tables parquet: needs pyarrow; pip install 'dyenet[parquet]'")
     of_run: tuple[Callable[[Path], pd.DataFrame], ...]
-    of_run = (results, per_frame, per_iteration, starts, templates)
+    of_run = (results, per_frame, per_iteration, starts, templates, masks)
     paths = []
     for read in (sweep,) if (out / "sweep.csv").exists() else of_run:
         paths.append(out / "tables" / f"{read.__name__}.{kind}")

@@ -76,26 +76,34 @@ def cut(index_mask: IndexMask, object_id: int, margin: float, s: int) -> tuple[B
     """An object of an index mask as its RoI box and the box mask in it.
 
     The RoI box is the tight box enlarged by `margin` of its side on each side. A cell
-    holds the share of its area that the object covers. ValueError if the object is absent.
+    holds the share of its area that the object covers. Beyond the frame its border goes on: an
+    object that the frame cuts has no edge there. ValueError if the object is absent.
     """
     inside = index_mask == object_id
     x0, y0, x1, y1 = (float(v) for v in tight(inside))
     pad_x, pad_y = (x1 - x0) * margin, (y1 - y0) * margin
     box = np.array([x0 - pad_x, y0 - pad_y, x1 + pad_x, y1 + pad_y], np.float32)
     columns, rows = range(int(x0), int(x1)), range(int(y0), int(y1))
-    across = _shares(box[0], box[2], s, columns)
-    down = _shares(box[1], box[3], s, rows)
+    across = _shares(box[0], box[2], s, columns, inside.shape[1])
+    down = _shares(box[1], box[3], s, rows, inside.shape[0])
     window = inside[rows.start : rows.stop, columns.start : columns.stop].astype(np.float32)
     share = down @ window @ across.T
     return box, np.rint(share * 255).clip(0, 255).astype(np.uint8)
 
 
-def _shares(low: float, high: float, cells: int, pixels: range) -> npt.NDArray[np.float32]:
-    """(cells, pixels) share of each cell's length that each pixel covers."""
+def _shares(
+    low: float, high: float, cells: int, pixels: range, limit: int
+) -> npt.NDArray[np.float32]:
+    """(cells, pixels) share of each cell's length that each pixel covers.
+
+    The first and the last of the frame's `limit` pixels reach out without end.
+    """
     edges = np.linspace(low, high, cells + 1, dtype=np.float64)
     left, right = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(pixels.start, pixels.stop, dtype=np.float64)
-    overlap = np.minimum(right, pixel + 1) - np.maximum(left, pixel)
+    begin = np.arange(pixels.start, pixels.stop, dtype=np.float64)
+    end = begin + 1
+    begin[begin == 0], end[end == limit] = -np.inf, np.inf
+    overlap = np.minimum(right, end) - np.maximum(left, begin)
     return (overlap.clip(min=0) / (right - left)).astype(np.float32)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.networks import Networks
-from stages.boxmask import cut, object_ids, tight
+from stages.boxmask import all_ids, cut, object_ids, tight
+from stages.cuts import cuts, shot
 from stages.seen import BoxMemo, seen
 from stages.settings import MatchesSettings
 from stages.starts import covered, extent, rank, settled
@@ -30,7 +31,10 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 6
+VERSION = 7
+
+ELSEWHERE = 0.8
+"""evidence that a proposal needs besides rho_reid where no given mask is of its shot"""
 
 Array = npt.NDArray[np.float32]
 Templates = dict[int, list[Array]]
@@ -56,7 +60,8 @@ class Retrieval:
     networks: Networks
     settings: MatchesSettings
     skip_iou: float
-    """as in stages.settings.TrackletsSettings"""
+    cuts: float
+    """both as in stages.settings.TrackletsSettings"""
     masks: BoxMemo
     vectors: BoxMemo
     """what is known of boxes already"""
@@ -82,8 +87,10 @@ def matches(
     if proposals is not None:
         gallery, added = templates(retrieval, offers)
         size, done = extent(features), settled(tracklets, len(features))
+        parted = cuts(features, retrieval.networks, retrieval.cuts)
         for j in range(len(features)):
-            found = retrieve(j, proposals, gallery, first_masks, retrieval.settings)
+            strict = elsewhere(j, first_masks, parted)
+            found = retrieve(j, proposals, gallery, first_masks, retrieval.settings, strict)
             wanted = [c for c in found if c.object_id not in done]
             starts += [
                 start
@@ -180,13 +187,15 @@ def retrieve(
     gallery: Mapping[int, Array],
     first_masks: Mapping[int, IndexMask],
     settings: MatchesSettings,
+    strict: Set[int] = frozenset(),
 ) -> list[Candidate]:
     """The proposals of frame j that are similar enough to an object's templates.
 
     gallery: templates (K, 256) by object, ascending. A proposal belongs to the object that
     it is most similar to; similarity is the largest cosine to its templates plus the weighted
     evidence. Of each object all that are over rho_reid, or by settings.starts only the best,
-    and none if its mask is given in frame j.
+    and none if its mask is given in frame j. strict: objects for which rho_reid is higher by what
+    evidence of ELSEWHERE adds.
     """
     vectors, boxes = proposals.embeddings(j), proposals.boxes(j)
     if not len(vectors):
@@ -197,12 +206,25 @@ def retrieve(
     given = object_ids(first_masks[j]) if j in first_masks else []
     found = []
     for row, i in enumerate(gallery):
-        mine = np.flatnonzero((nearest == row) & (similarity[row] > settings.rho_reid))
+        bar = settings.rho_reid + (settings.evidence * ELSEWHERE if i in strict else 0)
+        mine = np.flatnonzero((nearest == row) & (similarity[row] > bar))
         if settings.starts == "best":
             wanted = len(mine) > 0 and i not in given
             mine = mine[[similarity[row, mine].argmax()]] if wanted else mine[:0]
         found += [Candidate(i, float(similarity[row, n]), boxes[n]) for n in mine]
     return found
+
+
+def elsewhere(j: int, first_masks: Mapping[int, IndexMask], parted: Set[int]) -> set[int]:
+    """Objects without a given mask in the shot of frame j, where they may well be absent.
+
+    parted: frames that begin a shot.
+    """
+    if not parted:
+        return set()
+    here = shot(j, parted)
+    near = [mask for k, mask in first_masks.items() if shot(k, parted) == here]
+    return set(all_ids(first_masks.values())) - set(all_ids(near))
 
 
 def _retrieved(retrieval: Retrieval, j: int, found: Sequence[Candidate]) -> Iterator[StartingPoint]:

@@ -81,6 +81,7 @@ def segment(
         networks=networks,
         settings=settings.matches,
         skip_iou=settings.tracklets.skip_iou,
+        cuts=settings.tracklets.cuts,
         masks=looked,
         vectors=SeenBoxes(),
     )

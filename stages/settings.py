@@ -159,6 +159,29 @@ class TrackletsSettings(Checked):
     abort_area: float = setting(
         16.0, "propagation ends below this area in px", low=0.0, high=1_000_000_000.0
     )
+    cuts: float = setting(
+        0.26,
+        "likeness of two frames below which there is a cut between them, where propagation ends "
+        "(stages/cuts.py); 0: none, as in the paper",
+        low=0.0,
+        high=1.0,
+        later=True,
+    )
+    lost: str = setting(
+        "search",
+        "an object that optical flow loses: searched for near by, with what is remembered of it "
+        "(stages/relocate.py), or left, as in the paper",
+        choices=("search", "left"),
+        later=True,
+    )
+    repeats: int = setting(
+        3,
+        "frames in a row in which a retrieved starting point repeats accepted tracklets, after "
+        "which it is propagated no farther (stages/repeats.py); 0: any number, as in the paper",
+        low=0,
+        high=1_000_000_000,
+        later=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 Starting points are propagated in waves, forward and then backward, all members of a wave
 advancing together so that each frame is read once. What is accepted, and every byte of
-it, is the same for every wave size: a tracklet is a function of its starting point alone,
-and acceptance follows the order of the starting points.
+it, is the same for every wave size and memo: what a starting point becomes, carried on and on, is a
+function of it alone; acceptance follows the order of the starting points; and a tracklet ends
+where it only repeats what was accepted before it, so a wave carries it as far or farther.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +20,9 @@ import numpy.typing as npt
 
 from models.memory import Memory
 from models.networks import Networks, State
+from stages import relocate
+from stages.cuts import cuts
+from stages.repeats import Carried, Repeats
 from stages.settings import TrackletsSettings
 from stages.starts import covered, extent, settled
 from stages.types import (
@@ -30,7 +35,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 6
+VERSION = 8
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
@@ -40,24 +45,26 @@ Known = Callable[[], Sequence[tuple[StartingPoint, Memory]]]
 
 
 class TrackletMemo(Protocol):
-    """Tracklets by the frame, box and mask they start from."""
+    """Tracklets by the frame, box and mask they start from, as far as they were ever carried."""
 
-    def get(self, start: StartingPoint) -> Tracklet | None: ...
+    def get(self, start: StartingPoint) -> Carried | None: ...
 
-    def put(self, tracklet: Tracklet) -> None: ...
+    def put(self, carried: Carried) -> None: ...
 
 
 @dataclass(frozen=True)
 class Propagated:
     """A TrackletMemo in memory."""
 
-    known: dict[tuple[int, int, bytes, bytes], Tracklet] = field(default_factory=dict)
+    known: dict[tuple[int, int, bytes, bytes], Carried] = field(default_factory=dict)
 
-    def get(self, start: StartingPoint) -> Tracklet | None:
+    def get(self, start: StartingPoint) -> Carried | None:
         return self.known.get(_identity(start))
 
-    def put(self, tracklet: Tracklet) -> None:
-        self.known[_identity(tracklet.start)] = tracklet
+    def put(self, carried: Carried) -> None:
+        before = self.get(carried.tracklet.start)
+        both = carried if before is None else carried.joined(before)
+        self.known[_identity(carried.tracklet.start)] = both
 
 
 def _identity(start: StartingPoint) -> tuple[int, int, bytes, bytes]:
@@ -76,6 +83,29 @@ class Propagation:
     plain: bool = False
     """Re-MP without attention"""
 
+    @cached_property
+    def cuts(self) -> frozenset[int]:
+        """Frames into which nothing is carried from the frame before, nor back."""
+        return cuts(self.features, self.networks, self.settings.cuts)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(H, W) px; reads features."""
+        return extent(self.features)
+
+    def only(self, start: StartingPoint, accepted: Sequence[Tracklet]) -> Repeats:
+        """Whether a starting point, carried one way, only repeats; a given one repeats nothing."""
+        settings = self.settings
+        known = [] if start.given or not settings.repeats else accepted
+        own = [t for t in known if t.start.object_id == start.object_id]
+        others = [t for t in known if t.start.object_id != start.object_id]
+        size = self.size if known else (0, 0)
+        return Repeats(own, others, settings.skip_iou, settings.repeats, size)
+
+    def until(self, carried: Carried, accepted: Sequence[Tracklet]) -> Tracklet | None:
+        """What of a starting point is accepted; None if it was not carried so far."""
+        return carried.until(lambda: self.only(carried.tracklet.start, accepted))
+
 
 def tracklets(
     propagation: Propagation,
@@ -90,11 +120,12 @@ def tracklets(
     """Accepted tracklets of all iterations so far: `accepted`, then the new ones.
 
     starts: in propagation order. A starting point that an accepted tracklet of its object
-    covers is skipped, and so is one of a settled object; a given one never. wave: retrieved
-    starting points propagated together. What the memo knows is not propagated again.
+    covers is skipped, and so is one of a settled object; a given one never. A retrieved one ends
+    where it only repeats what was accepted before it (stages.repeats). wave: retrieved starting
+    points propagated together. What the memo knows is not propagated again.
     """
     kept = list(accepted)
-    size, frames = extent(propagation.features), len(propagation.features)
+    size, frames = propagation.size, len(propagation.features)
     known = _remembered(
         propagation, [s for s in (*starts, *(t.start for t in accepted)) if s.given]
     )
@@ -111,8 +142,11 @@ def tracklets(
         count = sum(s.given for s in queue) or wave
         members, queue = queue[:count], queue[count:]
         before = len(kept)
-        for start, tracklet in zip(members, _grow(propagation, members, known, memo), strict=True):
+        grown = _grow(propagation, members, kept, known, memo)
+        for start, carried in zip(members, grown, strict=True):
             if open_among([start], kept[before:]):
+                tracklet = propagation.until(carried, kept)
+                assert tracklet is not None, "more was accepted since, so it ends no later"
                 kept.append(replace(tracklet, start=start, iteration=iteration))
         queue = open_among(queue, kept[before:])
         progress(len(starts) - len(queue), len(starts))
@@ -122,22 +156,34 @@ def tracklets(
 def _grow(
     propagation: Propagation,
     members: Sequence[StartingPoint],
+    accepted: Sequence[Tracklet],
     known: Known,
     memo: TrackletMemo | None,
-) -> list[Tracklet]:
-    """The tracklet of every member, from the memo or propagated."""
+) -> list[Carried]:
+    """Every member carried to where it repeats what was accepted, by the memo or propagation."""
     if memo is None:
-        return _propagate(propagation, members, known)
+        return _propagate(propagation, members, accepted, known)
     found = [memo.get(start) for start in members]
-    fresh = [start for start, t in zip(members, found, strict=True) if t is None]
-    grown = iter(_propagate(propagation, fresh, known))
+    far = [c is not None and propagation.until(c, accepted) is not None for c in found]
+    fresh = [start for start, enough in zip(members, far, strict=True) if not enough]
+    grown = iter(_propagate(propagation, fresh, accepted, known))
     result = []
-    for tracklet in found:
-        if tracklet is None:
-            tracklet = next(grown)
-            memo.put(tracklet)
-        result.append(tracklet)
+    for carried, enough in zip(found, far, strict=True):
+        if carried is None or not enough:
+            carried = next(grown)
+            memo.put(carried)
+        result.append(carried)
     return result
+
+
+@dataclass
+class Way:
+    """What a starting point became in one direction."""
+
+    only: Repeats
+    frames: list[tuple[Box, Probability]] = field(default_factory=list)
+    ended: bool = False
+    """by itself, or with the video"""
 
 
 @dataclass
@@ -145,18 +191,20 @@ class Trail:
     """A starting point that is propagated: its state where it starts, and its masks so far."""
 
     start: StartingPoint
+    backward: Way
+    forward: Way
     state: State | None = None
     floor: float = 0.0
     """area in px below which it ends"""
-    forward: list[tuple[Box, Probability]] = field(default_factory=list)
-    backward: list[tuple[Box, Probability]] = field(default_factory=list)
 
-    def tracklet(self) -> Tracklet:
+    def carried(self) -> Carried:
         """The tracklet; `iteration` is set when it is accepted."""
         middle = (self.start.box, self.start.mask)
-        boxes, masks = zip(*self.backward[::-1], middle, *self.forward, strict=True)
-        first = self.start.frame - len(self.backward)
-        return Tracklet(self.start, 0, first, np.stack(boxes), np.stack(masks))
+        backward, forward = self.backward.frames, self.forward.frames
+        boxes, masks = zip(*backward[::-1], middle, *forward, strict=True)
+        first = self.start.frame - len(backward)
+        tracklet = Tracklet(self.start, 0, first, np.stack(boxes), np.stack(masks))
+        return Carried(tracklet, (self.backward.ended, self.forward.ended))
 
 
 def propagate(
@@ -165,12 +213,13 @@ def propagate(
     """Propagate every starting point both ways until it ends; none is skipped.
 
     given: the given masks of all objects, which every appearance memory takes in. A tracklet
-    ends where the warped mask is empty or its area falls below the larger of
-    settings.abort_area px and settings.abort_ratio of the starting area. Each feature and
-    flow frame is read once a direction, the features of a given mask once more. A starting
-    point without a cell over 0.5 stays alone in its frame.
+    ends at a cut (stages.cuts), and where the warped mask is empty or its area falls below the
+    larger of settings.abort_area px and settings.abort_ratio of the starting area. Each feature
+    and flow frame is read once a direction, the features once more to find the cuts, and those of a
+    given mask once more. A starting point without a cell over 0.5 stays alone in its frame.
     """
-    return _propagate(propagation, starts, _remembered(propagation, given))
+    carried = _propagate(propagation, starts, [], _remembered(propagation, given))
+    return [c.tracklet for c in carried]
 
 
 def _remembered(propagation: Propagation, given: Sequence[StartingPoint]) -> Known:
@@ -188,11 +237,19 @@ def _remembered(propagation: Propagation, given: Sequence[StartingPoint]) -> Kno
 
 
 def _propagate(
-    propagation: Propagation, starts: Sequence[StartingPoint], known: Known
-) -> list[Tracklet]:
+    propagation: Propagation,
+    starts: Sequence[StartingPoint],
+    accepted: Sequence[Tracklet],
+    known: Known,
+) -> list[Carried]:
     features, flow, networks = propagation.features, propagation.flow, propagation.networks
-    trails = [Trail(start) for start in starts]
-    moving = [trail for trail in trails if (trail.start.mask > 127).any()]
+
+    def way(start: StartingPoint) -> Way:
+        faint = not (start.mask > 127).any()
+        return Way(propagation.only(start, accepted), ended=faint)
+
+    trails = [Trail(start, way(start), way(start)) for start in starts]
+    moving = [trail for trail in trails if not trail.forward.ended]
     last = len(features) - 1
     read = lru_cache(maxsize=1)(lambda j: (features.coarse(j), features.fine(j)))
 
@@ -211,24 +268,35 @@ def _propagate(
             trail.floor = max(propagation.settings.abort_area, share)
         return trail.state
 
-    def step(state: State, j: int, flow_of: Callable[[int], npt.NDArray[np.float32]]) -> State:
-        return networks.step(state, *read(j), flow_of(j), plain=propagation.plain)
+    def step(state: State, j: int, i: int) -> State:
+        """From frame i, before or after j."""
+        if max(i, j) in propagation.cuts:
+            return state.ended()
+        back, plain = _between(flow, j, i), propagation.plain
+        if propagation.settings.lost == "left":
+            return networks.step(state, *read(j), back, plain=plain)
+        return relocate.step(networks, state, read(j), back, _between(flow, i, j), plain=plain)
 
     _walk(
         moving,
         range(last + 1),
         enter,
-        lambda state, j: step(state, j, flow.to_previous),
-        lambda trail: trail.forward,
+        lambda state, j: step(state, j, j - 1),
+        attrgetter("forward"),
     )
     _walk(
         moving,
         range(last, -1, -1),
         enter,
-        lambda state, j: step(state, j, flow.to_next),
-        lambda trail: trail.backward,
+        lambda state, j: step(state, j, j + 1),
+        attrgetter("backward"),
     )
-    return [trail.tracklet() for trail in trails]
+    return [trail.carried() for trail in trails]
+
+
+def _between(flow: FlowReader, j: int, i: int) -> npt.NDArray[np.float32]:
+    """Flow (2, H, W) px on the grid of frame j that leads to frame i, the one before or after."""
+    return flow.to_previous(j) if i < j else flow.to_next(j)
 
 
 def _walk(
@@ -236,7 +304,7 @@ def _walk(
     frames: range,
     enter: Callable[[Trail], State],
     step: Callable[[State, int], State],
-    record: Callable[[Trail], list[tuple[Box, Probability]]],
+    way: Callable[[Trail], Way],
 ) -> None:
     """Carry the trails through `frames`; each joins in its starting frame."""
     active: list[Trail] = []
@@ -244,14 +312,29 @@ def _walk(
     for j in frames:
         if active and state is not None:
             state = step(state, j)
-            floors = np.array([trail.floor for trail in active], np.float32)
-            going = (state.alive & (state.areas >= floors)).nonzero()[0].tolist()
+            going = _record(active, state, j, way)
             active, state = [active[n] for n in going], state[going]
-            if active:
-                for trail, box, mask in zip(active, state.boxes, state.masks, strict=True):
-                    record(trail).append((box, mask))
         entering = [trail for trail in trails if trail.start.frame == j]
         if entering:
             states = [enter(trail) for trail in entering]
             state = State.cat(states if state is None else [state, *states])
             active += entering
+    for trail in active:
+        way(trail).ended = True
+
+
+def _record(
+    active: Sequence[Trail], state: State, j: int, way: Callable[[Trail], Way]
+) -> list[int]:
+    """Keep what the trails became in frame j; which of them go on."""
+    floors = np.array([trail.floor for trail in active], np.float32)
+    lives = state.alive & (state.areas >= floors)
+    going = []
+    for n, (trail, box, mask) in enumerate(zip(active, state.boxes, state.masks, strict=True)):
+        mine = way(trail)
+        mine.ended = not lives[n]
+        if lives[n]:
+            mine.frames.append((box, mask))
+            if not mine.only(j, box, mask):
+                going.append(n)
+    return going

@@ -119,8 +119,13 @@ class Tracklet:
     masks: npt.NDArray[np.uint8]
     """(L, s, s) probability * 255"""
 
+    @property
+    def last(self) -> int:
+        """Last frame covered."""
+        return self.first + len(self.masks) - 1
+
     def covers(self, frame: int) -> bool:
-        return self.first <= frame < self.first + len(self.masks)
+        return self.first <= frame <= self.last
 
 
 @dataclass(frozen=True)

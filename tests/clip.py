@@ -95,23 +95,6 @@ class Proposals:
 
 
 @dataclass
-class Tracks:
-    """A TrackletMemo in memory."""
-
-    known: dict[tuple[int, int, bytes, bytes], Tracklet] = field(default_factory=dict)
-
-    @staticmethod
-    def key(start: StartingPoint) -> tuple[int, int, bytes, bytes]:
-        return start.frame, start.object_id, start.box.tobytes(), start.mask.tobytes()
-
-    def get(self, start: StartingPoint) -> Tracklet | None:
-        return self.known.get(self.key(start))
-
-    def put(self, tracklet: Tracklet) -> None:
-        self.known[self.key(tracklet.start)] = tracklet
-
-
-@dataclass
 class Clip:
     """Everything the stages read, made by the stages before them."""
 

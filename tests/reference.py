@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -51,7 +52,10 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def cut_out(mask: np.ndarray, object_id: int, margin: float, s: int) -> tuple[list[float], Any]:
-    """RoI box of an object, and the share of each cell that it covers times 255."""
+    """RoI box of an object, and the share of each cell that it covers times 255.
+
+    The mask's border goes on beyond it, as far as the box reaches.
+    """
     ys = [y for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x] == object_id]
     xs = [x for y in range(mask.shape[0]) for x in range(mask.shape[1]) if mask[y, x] == object_id]
     x0, y0, x1, y1 = min(xs), min(ys), max(xs) + 1, max(ys) + 1
@@ -59,10 +63,13 @@ def cut_out(mask: np.ndarray, object_id: int, margin: float, s: int) -> tuple[li
     box = [x0 - w, y0 - h, x1 + w, y1 + h]
     cell_w, cell_h = (box[2] - box[0]) / s, (box[3] - box[1]) / s
     cells = [[0.0] * s for _ in range(s)]
+    beyond = math.ceil(max(w, h))
+    wide = np.pad(mask == object_id, beyond, mode="edge")
+    places = np.argwhere(wide) - beyond
     for r in range(s):
         for c in range(s):
             left, top = box[0] + c * cell_w, box[1] + r * cell_h
-            for y, x in zip(ys, xs, strict=True):
+            for y, x in places.tolist():
                 across = min(left + cell_w, x + 1) - max(left, x)
                 down = min(top + cell_h, y + 1) - max(top, y)
                 if across > 0 and down > 0:
@@ -147,8 +154,39 @@ def accept(
         mine = [t for t in kept if t.start.given and t.start.object_id == start.object_id]
         settled = all(any(t.covers(j) for t in mine) for j in range(frames))
         if start.given or not (settled or is_covered(start, kept, limit, size)):
-            kept.append(grow(start))
+            kept.append(shortened(grow(start), kept, limit, size))
     return kept
+
+
+def shortened(tracklet: Any, kept: Sequence[Any], limit: float, size: tuple[int, int]) -> Any:
+    """A retrieved tracklet without what follows three frames that are known, either way."""
+    start = tracklet.start
+
+    def known(j: int) -> tuple[bool, bool]:
+        mine = mask_of(tracklet, j, size)
+        own = other = False
+        for t in kept:
+            if t.covers(j):
+                value = overlap(mine, mask_of(t, j, size))
+                same = t.start.object_id == start.object_id
+                own, other = own or (same and value > limit), other or (not same and value > 0.5)
+        return own, other
+
+    def last(frames: Sequence[int]) -> int:
+        runs = [0, 0]
+        for j in frames:
+            runs = [run + 1 if yes else 0 for run, yes in zip(runs, known(j), strict=True)]
+            if max(runs) == 3:
+                return j
+        return frames[-1] if frames else start.frame
+
+    if start.given:
+        return tracklet
+    end = tracklet.first + len(tracklet.masks)
+    a = last(range(start.frame - 1, tracklet.first - 1, -1))
+    b = last(range(start.frame + 1, end))
+    part = slice(a - tracklet.first, b - tracklet.first + 1)
+    return replace(tracklet, first=a, boxes=tracklet.boxes[part], masks=tracklet.masks[part])
 
 
 def extend(

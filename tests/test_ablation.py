@@ -371,6 +371,18 @@ def test_nothing_changed_and_what_changed(
     assert ran(capsys.readouterr().out) == {"": ["ablation"]}
     assert set(instances(place.out)["size"]) == {"large"}
     assert engine.build(Ablation(**place.options()))
+    for name in ("tables/instances.csv", "ablation.html"):
+        path = place.out / name
+        whole = path.read_bytes()
+        path.write_bytes(whole.replace(b"e", b"a", 1))
+        assert not Ablation(**place.options()).complete()
+        if path.suffix == ".csv":
+            with pytest.raises(UserError, match=f"{path}: is not as it was written"):
+                instances(place.out)
+        capsys.readouterr()
+        assert engine.build(Ablation(**place.options()))
+        assert ran(capsys.readouterr().out) == {"": ["ablation"]}
+        assert path.read_bytes() == whole
 
 
 def test_what_the_weights_lack_stays_out(
@@ -392,6 +404,8 @@ def test_what_the_weights_lack_stays_out(
     assert engine.build(Ablation(**options))
     said = capsys.readouterr().out
     assert "dyenet is left out: weights" in said and "holds no rpn, mask, reid" in said
+    assert " is left out" in said.splitlines()[0], "said before anything is computed"
+    assert said.count("dyenet is left out") == 1
     assert "remp-no-attention is left out" in said and "msk is left out" not in said
     ours = ablation(out).query("source == 'run'").set_index(["table", "variant"])["G"]
     measured = ours.dropna().index.tolist()
@@ -413,6 +427,7 @@ def test_what_online_training_left_as_it_was_stays_out(
     options = place.options(online_weights=str(half), videos="bee", output=str(out), attributes="")
     assert engine.build(Ablation(**options))
     reason = f"msk-online is left out: weights {half}: online training left msk unchanged"
+    reason += "; with learn=all it trains every network"
     assert reason in (out / "ablation.html").read_text()
     three = pd.read_csv(out / "tables/table3.csv").query("Source == 'run'").set_index("Method")
     assert three["G-mean"].isna().tolist() == [True, False, False, False, False]

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import pytest
 from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
 from pipeline.pages.sweep import sweep_html
+from pipeline.results.export import export_video
 from pipeline.results.overlays import ENCODERS, VideoFile
 from tests.test_ablation import Place
+from tests.test_export import gather, result, truth
 from tests.test_report import write_sweep
 
 pytestmark = pytest.mark.browser
@@ -37,7 +39,7 @@ PHONE = 390, 844
 """px"""
 DESKTOP = 1280, 900
 SORTED = ("run", "sweep", "compare")
-PAGES = (*SORTED, "ablation")
+PAGES = (*SORTED, "ablation", "clip", "video")
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +50,38 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_sweep(top, values)
     a, b = top / "rho_reid=0.9", top / "rho_reid=0.7"
     place = Place(top / "place")
-    place.ablate()
+    place.luigi("Ablation", *place.flags(online_weights=""))
     return {
         "run": report_html(a),
         "sweep": sweep_html(top),
         "compare": compare_html(a, b),
         "ablation": place.out / "ablation.html",
+        "clip": write_clip(top / "clip"),
+        "video": write_video(top / "many"),
     }
+
+
+def write_clip(out: Path) -> Path:
+    """The report of one's own clip, of which an object is lost; it was made before, otherwise."""
+    asked = {"command": "dyenet segment walk.mp4 first.png -o out", "masks": "/data/first.png"}
+    for lost in (range(0), range(60, 80)):
+        shown = [truth(j % 40, 1 if j in lost else 2) for j in range(100)]
+        sure = np.linspace(1, 0.8, 200, dtype=np.float32).reshape(100, 2)
+        video = result("walk", 100, masks=shown, scored=False, confidence=sure, asked=asked)
+        video = replace(video, keys={"tubes(2)": f"{lost}"}, names={2: "cup"})
+        export_video(video, out)
+        gather(out, video, dataset="clip", split="clip")
+    return report_html(out)
+
+
+def write_video(out: Path) -> Path:
+    """A video's own page."""
+    for name in ("walk", "run"):
+        export_video(result(name), out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.pages.run.EMBEDDED", 1)
+        gather(out, result("walk"), result("run"))
+    return out / "videos/walk.html"
 
 
 @dataclass(frozen=True)
@@ -81,6 +108,12 @@ class Browser:
 
     def command(self, name: str, **parameters: Any) -> Any:
         return self.driver.execute_cdp_cmd(name, parameters)
+
+    def wait(self, text: str) -> None:
+        """Until a script's value is true."""
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.driver, 10).until(lambda _: self.script(text))
 
     def script(self, text: str) -> Any:
         return self.driver.execute_script(text)
@@ -128,7 +161,8 @@ def test_page_asks_for_nothing_and_has_no_error(
 ) -> None:
     browser.open(pages[page])
     browser.script("for (const image of document.images) image.loading = 'eager'")
-    assert browser.requests() == [pages[page].as_uri()]
+    film = (pages[page].parent / "overlays/walk.mp4").as_uri()
+    assert set(browser.requests()) == {pages[page].as_uri()} | ({film} if page == "clip" else set())
     assert browser.driver.get_log("browser") == []
     shown = browser.script("return [...document.images].map((i) => i.decode && i.naturalWidth)")
     assert all(shown), "a picture does not show"
@@ -190,6 +224,30 @@ def test_table_sorts_by_number_and_by_name(
     heads[1].click()
     assert browser.script(numbers) == ascending[::-1]
     assert browser.script("return document.querySelector('[aria-sort]').cellIndex") == 1
+
+
+def test_a_click_shows_the_frame(browser: Browser, pages: dict[str, Path]) -> None:
+    browser.open(pages["clip"])
+    browser.wait("return document.querySelector('.playable') !== null")
+    shows = "return /^M({}) /.test(document.querySelector('.now').getAttribute('d'))"
+    looks = browser.driver.find_elements("css selector", ".looks [data-frame]")
+    assert len(looks) >= 3
+    for look in looks:
+        look.click()
+        browser.wait(shows.format(look.get_attribute("data-frame")))
+    browser.driver.find_element("css selector", ".seen svg").click()
+    browser.wait(shows.format("49|50"))
+
+
+def test_the_page_ends_where_its_content_ends(browser: Browser, pages: dict[str, Path]) -> None:
+    for size in (PHONE, DESKTOP):
+        browser.open(pages["clip"], size)
+        rest = browser.script(
+            "const bottom = Math.max(...[...document.querySelectorAll('.card')]"
+            ".map((card) => card.getBoundingClientRect().bottom + scrollY));"
+            "return document.documentElement.scrollHeight - bottom"
+        )
+        assert rest < 100
 
 
 def test_links_lead_somewhere(browser: Browser, pages: dict[str, Path]) -> None:

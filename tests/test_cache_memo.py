@@ -17,6 +17,7 @@ BOX = np.array([3.5, 4.25, 30.1, 40], np.float32)
 SEEN = RNG.integers(0, 255, (8, 8)).astype(np.uint8)
 TRACKLET: dict[str, Any] = {
     "first": 2,
+    "ended": (True, False),
     "boxes": RNG.standard_normal((5, 4)).astype(np.float32),
     "masks": RNG.integers(0, 255, (5, 8, 8)).astype(np.uint8),
 }
@@ -30,22 +31,37 @@ def files(root: Path) -> list[Path]:
 def test_a_tracklet_is_remembered_by_its_whole_starting_point(tmp_path: Path) -> None:
     store = Store(tmp_path)
     memo = TrackletMemo(store, "demo", "bear", RECIPE)
-    assert memo.get(4, 1, BOX, SEEN) is None
+    assert memo.get(4, 1, BOX, SEEN) == []
     memo.put(4, 1, BOX, SEEN, TRACKLET)
     memo = TrackletMemo(store, "demo", "bear", RECIPE)
-    found = memo.get(4, 1, BOX, SEEN)
-    assert found is not None and found["first"][0] == 2
+    (found,) = memo.get(4, 1, BOX, SEEN)
+    assert found["first"][0] == 2 and found["ended"].tolist() == [True, False]
     np.testing.assert_array_equal(found["boxes"], TRACKLET["boxes"])
     np.testing.assert_array_equal(found["masks"], TRACKLET["masks"])
-    assert memo.get(4, 2, BOX, SEEN) is None
-    assert memo.get(5, 1, BOX, SEEN) is None
-    assert memo.get(4, 1, np.nextafter(BOX, np.float32(0)), SEEN) is None
-    assert memo.get(4, 1, BOX, SEEN ^ 1) is None
-    assert TrackletMemo(store, "demo", "goat", RECIPE).get(4, 1, BOX, SEEN) is None
+    assert memo.get(4, 2, BOX, SEEN) == []
+    assert memo.get(5, 1, BOX, SEEN) == []
+    assert memo.get(4, 1, np.nextafter(BOX, np.float32(0)), SEEN) == []
+    assert memo.get(4, 1, BOX, SEEN ^ 1) == []
+    assert TrackletMemo(store, "demo", "goat", RECIPE).get(4, 1, BOX, SEEN) == []
     other = RECIPE | {"abort_ratio": 0.2}
-    assert TrackletMemo(store, "demo", "bear", other).get(4, 1, BOX, SEEN) is None
+    assert TrackletMemo(store, "demo", "bear", other).get(4, 1, BOX, SEEN) == []
     (path,) = files(tmp_path)
     assert path.parent == tmp_path / "memo" / "tracklet" / "demo" / "bear"
+
+
+def test_a_tracklet_carried_farther_joins_what_was_known(tmp_path: Path) -> None:
+    memo = TrackletMemo(Store(tmp_path), "demo", "bear", RECIPE)
+    farther = {name: TRACKLET[name][:4] for name in ("boxes", "masks")}
+    farther |= {"first": 1, "ended": (False, True)}
+    for part in (TRACKLET, farther, TRACKLET):
+        memo.put(4, 1, BOX, SEEN, part)
+    assert len(files(tmp_path)) == 2
+    found = memo.get(4, 1, BOX, SEEN)
+    assert sorted(int(part["first"][0]) for part in found) == [1, 2]
+    # a part that is damaged is forgotten, and the other stays
+    first, second = files(tmp_path)
+    first.write_bytes(first.read_bytes()[:-1])
+    assert len(memo.get(4, 1, BOX, SEEN)) == 1 and second.exists()
 
 
 def test_masks_of_a_run_are_one_file(tmp_path: Path) -> None:
@@ -112,7 +128,7 @@ def test_what_is_damaged_is_forgotten(tmp_path: Path) -> None:
         masks.put(1, BOX, SEEN)
     for path in files(tmp_path):
         path.write_bytes(path.read_bytes()[:-1])
-    assert tracklets.get(4, 1, BOX, SEEN) is None
+    assert tracklets.get(4, 1, BOX, SEEN) == []
     with BoxMemo(MASK, store, "demo", "bear", RECIPE) as masks:
         assert masks.get(1, BOX) is None
     assert [path.suffix for path in files(tmp_path)] == [".bad", ".bad"]

@@ -21,7 +21,7 @@ from tests.test_cache_schemas import store_example
 
 ROOT = Path(__file__).parents[1]
 BOX, MASK = np.zeros(4, np.float32), np.zeros((8, 8), np.uint8)
-TRACKLET = {"first": 0, "boxes": BOX[None], "masks": MASK[None]}
+TRACKLET = {"first": 0, "ended": (True, True), "boxes": BOX[None], "masks": MASK[None]}
 
 
 def age(root: Path, seconds: float) -> None:
@@ -62,7 +62,7 @@ def test_mark_and_sweep(tmp_path: Path) -> None:
     assert not any(item.path.exists() for item in found)
     assert prune(store) == []
     assert store.exists("tubes", "demo", "bear", kept[1])
-    assert TrackletMemo(store, "demo", "bear", {"run": 1}).get(0, 1, BOX, MASK) is not None
+    assert TrackletMemo(store, "demo", "bear", {"run": 1}).get(0, 1, BOX, MASK)
     with BoxMemo(memo.MASK, store, "demo", "bear", {"run": 1}) as masks:
         assert masks.get(0, BOX) is not None
 

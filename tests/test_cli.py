@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from importlib import metadata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from luigi.cmdline_parser import CmdlineParser
 from PIL import Image
 
-from pipeline import RunDataset, cli
+from pipeline import RunDataset, cli, commands
+from pipeline.commands.examples import EXAMPLES
 from pipeline.plan import machine
 from pipeline.plan.options import DATASET, KEEP, RUN, VIDEOS
 from tests.clip import draw
@@ -76,12 +80,17 @@ def test_status_resolves_precision_by_the_device_as_a_run_does(
     assert "--device tpu: must be one of auto, cpu, cuda" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["segment", "status", "score"])
+@pytest.mark.parametrize("name", ["run", "segment", "status", "score"])
 def test_options_are_those_of_run_dataset(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main([name, "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    mine = {"segment": RUN | KEEP, "status": DATASET | VIDEOS | RUN, "score": DATASET}[name]
+    mine = {
+        "run": DATASET | VIDEOS | RUN | KEEP,
+        "segment": RUN | KEEP,
+        "status": DATASET | VIDEOS | RUN,
+        "score": DATASET,
+    }[name]
     parameters = dict(RunDataset.get_params())
     for option, about in mine.items():
         assert f"--{option.replace('_', '-')} " in said and about.help in said
@@ -130,6 +139,16 @@ def test_status_says_why(
     assert done.returncode == 0, done.stderr
     cli.main(["status", *dataset, *fast])
     assert "missing" not in capsys.readouterr().out
+    assert cli.main(["run", *dataset, "--split", "vall"]) == 1
+    assert capsys.readouterr().err.endswith("did you mean val?\n")
+    assert cli.main(["run", *dataset, "--videos", "bee"]) == 1
+    assert capsys.readouterr().err.endswith("has no such video; there is ant\n")
+    assert cli.main(["status", *dataset, "--videos", "ants"]) == 1
+    assert capsys.readouterr().err.endswith("has no such video; did you mean ant?\n")
+    before = (folder / "out/run.json").stat().st_mtime_ns
+    assert cli.main(["run", *dataset, *fast, "--output", str(folder / "out")]) == 0
+    assert capsys.readouterr().out == f"results: {folder / 'out'}\n"
+    assert (folder / "out/run.json").stat().st_mtime_ns == before
     cli.main(["status", *dataset, *fast, "--set", "proposals.nms=0.5"])
     profile, _, *rest = capsys.readouterr().out.splitlines()
     assert profile.startswith("profile: extended, changed: ") and "proposals.nms=0.5" in profile
@@ -176,8 +195,11 @@ def test_prune_is_dry_unless_told(
     [
         (["report", "/nowhere"], "no run to report on"),
         (["segment", "/nowhere", "/nowhere.png", "-o", "/nowhere/out"], "no such clip"),
-        (["artifacts", "feature"], "no such stage"),
-        (["prune", "--stages", "feature"], "no such stage"),
+        (["artifacts", "feature"], "no such stage; did you mean features?"),
+        (["prune", "--stages", "feature"], "no such stage; did you mean features?"),
+        (["status", "--set", "proposal.nsm=1"], "did you mean proposals.nms?"),
+        (["status", "--variant", "DyNet"], "remp-no-attention, msk; did you mean dyenet?"),
+        (["status", "--dataset", "DAVIS_17"], "did you mean davis17?"),
         (["status", "--set", "x=1"], "no such setting"),
         (["status", "/nowhere.mp4"], "/nowhere.mp4: give its first mask too"),
     ],
@@ -189,6 +211,71 @@ def test_errors_are_one_line(
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segmnet"], "segmnet: did you mean segment?"),
+        (["status", "--wieghts", "x"], "--wieghts: no such option; did you mean --weights?"),
+        (["run", "--box=1"], "--box: no such option"),
+        (["verify", "all"], "all: one word too many"),
+        (["score", "x", "--output=y", "--average", "object"], "object: did you mean objects?"),
+    ],
+)
+def test_typos_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert message in said and "--help lists all)" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RunDatset"], "RunDatset: no such task; did you mean RunDataset?"),
+        (["Foo"], "Foo: no such task; there is Ablation, ComputeFlow, "),
+        (["RunDataset", "--datset=x"], "--datset: no such option; did you mean --dataset?"),
+        (["TrainMSK", "--profile", "papr"], "must be one of extended, paper; did you mean paper?"),
+    ],
+)
+def test_typos_of_luigis_command_are_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        CmdlineParser(["--module", "pipeline", "--local-scheduler", *arguments])
+    said = capsys.readouterr().err or str(ended.value)
+    assert message in said
+    assert said.strip().count("\n") == 0
+
+
+def test_examples_of_the_help_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    named = re.findall(r"^    ([a-z][a-z0-9-]+)", capsys.readouterr().out, re.MULTILINE)
+    assert set(named) == set(cli.EXAMPLES)
+    for name, example in cli.EXAMPLES.items():
+        assert example.split()[0] == name
+        assert callable(parser.parse_args(example.split()).command)
+    assert set(EXAMPLES) == set(commands.__all__)
+    for task, options in EXAMPLES.items():
+        asked = CmdlineParser(["--module", "pipeline", task, "--local-scheduler", *options.split()])
+        assert asked.known_args.root_task == task
+    with pytest.raises(SystemExit):
+        CmdlineParser(["--module", "pipeline", "RunDataset", "--help"])
+    assert EXAMPLES["RunDataset"] in " ".join(capsys.readouterr().out.split())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"dyenet {metadata.version('dyenet')}\n"
 
 
 @pytest.mark.parametrize("content", [b"garbled [[[\n", b"[cache\n", b"\xff\xfe[cache]\n"])

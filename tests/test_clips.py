@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import time
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,9 @@ import pytest
 from PIL import Image
 
 from cache.digests import bytes_digest
+from cache.files import GRACE_S
+from cache.prune import prune
+from cache.store import Store
 from dyenet import load
 from pipeline import cli
 from pipeline.datasets import Video, open_dataset
@@ -690,6 +695,30 @@ def test_a_zip_and_a_series(tmp_path: Path) -> None:
         video = opened(asked, mask)
         assert video.name == name and list(video.frame_names) == ["f1", "f2", "f10"]
         np.testing.assert_array_equal(open_frames(video.frames, "v")[1], draw(1)[0])
+
+
+def test_what_is_unpacked_is_pruned_and_unpacked_again(tmp_path: Path) -> None:
+    clip, mask = frames_of(tmp_path / "v"), save(tmp_path / "m.png", TRUTH)
+    with zipfile.ZipFile(tmp_path / "clip.zip", "w") as archive:
+        for path in clip.iterdir():
+            archive.write(path, path.name)
+    root = tmp_path / "cache"
+    (root / "boxes").mkdir(parents=True)
+    drawn = save(root / "boxes" / "0123456789abcdef.png", TRUTH)
+    size = sum(path.stat().st_size for path in clip.iterdir())
+    opened(tmp_path / "clip.zip", mask)
+    assert prune(Store(root), delete=True) == []
+    then = time.time() - 2 * GRACE_S
+    for path in root.rglob("*"):
+        os.utime(path, (then, then))
+    opened(tmp_path / "clip.zip", mask)
+    found = prune(Store(root), delete=True)
+    assert [(item.path, item.reason) for item in found] == [(drawn, "mask drawn from a box")]
+    found = prune(Store(root), min_age_s=0, delete=True)
+    assert [(item.bytes, item.reason) for item in found] == [(size, "images of an archive")]
+    assert not list((root / "unpacked").iterdir())
+    video = opened(tmp_path / "clip.zip", mask)
+    np.testing.assert_array_equal(open_frames(video.frames, "v")[1], draw(1)[0])
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,7 @@ def test_tables(tmp_path: Path) -> None:
     assert not stale.exists()
     gather(tmp_path, *(result(name, scored=False) for name in ("walk", "007")))
     assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
+        "masks.csv",
         "starts.csv",
         "templates.csv",
     ]

@@ -39,9 +39,9 @@ from stages.proposals import proposals
 from stages.search import search
 from stages.seen import SeenBoxes
 from stages.settings import FlowSettings, ProposalsSettings, SearchSettings, TrackletsSettings
-from stages.tracklets import Propagation, propagate, tracklets
+from stages.tracklets import Propagated, Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
-from tests.clip import Features, Flow, Proposals, Tracks, draw, same
+from tests.clip import Features, Flow, Proposals, draw, same
 from tests.networks import random_networks
 from tests.tiny_run import ROOT, command, environment, write_dataset, write_weights
 from tests.training_clips import SETTINGS, make_clips
@@ -266,7 +266,7 @@ def test_no_tracklet_depends_on_its_wave(made: Made, precision: str) -> None:
             [],
             iteration=1,
             wave=wave,
-            memo=Tracks(),
+            memo=Propagated(),
             progress=lambda done, total: None,
         )
 

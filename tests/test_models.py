@@ -229,10 +229,41 @@ def test_warp_equals_the_naive_loop(seed: int) -> None:
             y = new[1] + (r + 0.5) * (new[3] - new[1]) / s
             u = x + naive_bilinear(flow[0, 0], x, y, "border")
             v = y + naive_bilinear(flow[0, 1], x, y, "border")
+            u, v = min(max(u, 0.5), width - 0.5), min(max(v, 0.5), height - 0.5)
             in_x, in_y = (u - old[0]) / (old[2] - old[0]) * s, (v - old[1]) / (old[3] - old[1]) * s
             for k in range(2):
                 want = naive_bilinear(maps[0, k], in_x, in_y, "zero")
                 assert got[0, k, r, c].item() == pytest.approx(want, abs=2e-3)
+
+
+def test_what_flow_reads_beyond_the_frame_is_its_border() -> None:
+    """An object that the frame cuts and that moves into it is whole in the new frame."""
+    box = torch.tensor([[10.0, 20.0, 30.0, 40.0]])
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[..., :10, :] = 1
+    flow = torch.zeros(1, 2, 30, 50)
+    flow[:, 1] = 6
+    index = torch.zeros(1, dtype=torch.long)
+    warped = geometry.warp(mask, box, box - torch.tensor([0.0, 6, 0, 6]), 20, flow, index)
+    # rows from 10 on come from beyond the old frame, whose last row shows the object
+    torch.testing.assert_close(warped, torch.ones_like(warped))
+
+
+def test_rois_read_the_mirror_image_beyond_the_frame() -> None:
+    f = torch.rand(2, 3, 9, 12)
+    index = torch.tensor([1, 0])
+    inside = torch.tensor([[20.0, 12.0, 52.0, 44.0], [30.0, 8.0, 70.0, 40.0]])
+    torch.testing.assert_close(
+        geometry.mirrored_roi_align(f, inside, 4, 8, index),
+        geometry.roi_align(f, inside, 4, 8, index),
+    )
+    # the mirror stands on the middle of the outermost features, at 4 px
+    mirror = torch.tensor([8.0, 0.0, 8.0, 0.0])
+    beyond = mirror - inside[:, [2, 1, 0, 3]] * torch.tensor([1.0, -1.0, 1.0, -1.0])
+    torch.testing.assert_close(
+        geometry.mirrored_roi_align(f, beyond, 4, 8, index),
+        geometry.roi_align(f, inside, 4, 8, index).flip(3),
+    )
 
 
 def test_locate_follows_a_moved_square() -> None:

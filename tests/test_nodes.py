@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.files import TEMPORARY
+from cache.files import GRACE_S, TEMPORARY
+from cache.prune import prune
+from cache.store import Store
 from pipeline import ComputeFlow, RunDataset
 from pipeline.commands import engine
 from pipeline.run import group
@@ -33,6 +35,14 @@ PAUSE = 15
 """seconds after which its task is taken over, at the latest"""
 WAIT = 1200
 """seconds after which a process hangs"""
+LUIGI = """
+import sys, time
+ahead, now = float(sys.argv.pop(1)), time.time
+time.time = lambda: now() + ahead
+from luigi.cmdline import luigi_run
+luigi_run()
+"""
+"""the command `luigi` on a node whose clock is so many seconds ahead"""
 STOPPED = "ERROR: stopped by {}; the same command goes on from here\n"
 
 
@@ -58,11 +68,16 @@ class Nodes:
             time.sleep(0.1)
         return found
 
-    def worker(self, *more: str, scheduler: bool = True) -> subprocess.Popen[str]:
-        """A run of all videos, by default one that asks luigid."""
+    def worker(
+        self, *more: str, scheduler: bool = True, ahead: float = 0.0
+    ) -> subprocess.Popen[str]:
+        """A run of all videos, by default one that asks luigid.
+
+        ahead: seconds by which the clock of its node is wrong.
+        """
         there = ["--scheduler-host", "127.0.0.1", "--scheduler-port", self.port]
         flags = [*(there if scheduler else ["--local-scheduler"]), *more]
-        head = [sys.executable, "-m", "luigi", "--module", "pipeline", "RunDataset"]
+        head = [sys.executable, "-c", LUIGI, str(ahead), "--module", "pipeline", "RunDataset"]
         given = {**options(self.source), "output": str(self.out)}.items()
         asked = [part for name, v in given for part in (f"--{name.replace('_', '-')}", v)]
         return self._start([*head, *asked, *flags])
@@ -316,6 +331,25 @@ def test_two_of_three_die_and_luigid_forgets(nodes: Nodes, same: Callable[[], bo
     print(f"longest pause {pause:.1f} s")
     assert pause < PAUSE
     assert same()
+
+
+@pytest.mark.faults
+def test_clocks_that_are_hours_apart_harm_nothing(nodes: Nodes, same: Callable[[], bool]) -> None:
+    """Each finds what the other is about to write old, or of tomorrow, by its own clock."""
+    nodes.luigid()
+    drafts = [
+        nodes.out / ".made/drafts/0123456789abcdef/masks/v00/00000.png",
+        nodes.cache / "runs/0123456789abcdef/0123456789abcdef.json.0123456789abcdef.tmp",
+    ]
+    for draft in drafts:
+        draft.parent.mkdir(parents=True)
+        draft.touch()
+    runs = [nodes.worker(ahead=ahead) for ahead in (2 * GRACE_S, -2 * GRACE_S)]
+    assert [run.wait(timeout=WAIT) for run in runs] == [0, 0], list(map(nodes.said, runs))
+    assert all(draft.exists() for draft in drafts)
+    assert same()
+    assert prune(Store(nodes.cache), min_age_s=0.0, delete=True)
+    assert not list(nodes.cache.rglob(f"*{TEMPORARY}"))
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, ""), (25, "requeue 7\n"), (30, "")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import random
@@ -11,8 +13,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
 
 import numpy as np
@@ -26,10 +30,10 @@ from pipeline.pages.compare import compare_html
 from pipeline.pages.run import report_html
 from pipeline.reports import read_run
 from pipeline.results.apart import check_apart
-from pipeline.results.claim import claim, release
-from pipeline.results.export import VideoResult, export_video, exported
+from pipeline.results.claim import alone, claim, release
+from pipeline.results.export import VideoResult, export_video, exported, refuse_foreign_masks
 from pipeline.results.made import GRACE, sweep
-from pipeline.results.tables import report_is_current, unreported
+from pipeline.results.tables import gathered, report_is_current, unreported
 from stages.frames import open_frames
 from tests.test_export import files, gather, result
 from tests.test_export import run as asked
@@ -151,6 +155,32 @@ def test_damage_to_tables_is_seen_and_mended(
     assert shown(tmp_path, {"walk": KEYS, "run": KEYS})
     assert not shown(tmp_path, {"walk": {"tubes(2)": "def"}})
     assert not report_is_current(tmp_path, asked().defaults, {"walk": [KEYS]})
+
+
+def test_a_report_that_another_run_is_writing_is_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "walk")
+    other = result("run")
+    export_video(other, tmp_path)
+    with ThreadPoolExecutor() as pool:
+        with gathered(tmp_path, [other], asked()):
+            waiting = pool.submit(shown, tmp_path, {"walk": KEYS})
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            report_html(tmp_path)
+        assert waiting.result(timeout=60)
+
+
+def test_of_two_that_export_one_video_the_first_wins(tmp_path: Path) -> None:
+    write(tmp_path, "walk")
+    ledger, aside = tmp_path / ".made/walk.json", tmp_path / "aside"
+    with ThreadPoolExecutor() as pool:
+        with alone(tmp_path):
+            ledger.rename(aside)
+            second = pool.submit(export_video, result("walk"), tmp_path)
+            while not list(tmp_path.glob(".made/drafts/*/pictures/walk/00008.jpg")):
+                assert not second.done(), second.result()
+            aside.rename(ledger)
+        assert second.result() is False
 
 
 def test_a_copy_of_the_folder_is_whole(tmp_path: Path) -> None:
@@ -315,6 +345,28 @@ def test_settings_are_not_mixed_in_a_folder(tmp_path: Path) -> None:
     recorded = {"dataset": "davis17", "split": "val", "matches.rho_reid": 0.8}
     with pytest.raises(UserError, match=r"holds run, .*rho_reid: 0.8 there, 0.9 here"):
         claim(tmp_path, recorded | {"matches.rho_reid": 0.9}, {"matches.templates": 20}, ["walk"])
+
+
+def as_nfs(file: IO[bytes], kind: int) -> None:
+    """How NFS does flock()."""
+    fcntl.lockf(file, kind)
+
+
+def without_locks(file: IO[bytes], kind: int) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("flock", [as_nfs, without_locks])
+def test_folders_are_claimed_where_locks_are_others_or_refused(
+    tmp_path: Path, flock: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", flock)
+    claim(tmp_path, SETTINGS, {}, ["walk"])
+    write(tmp_path, "walk")
+    release(tmp_path)
+    claim(tmp_path, SETTINGS | {"matches.rho_reid": 0.9}, {}, ["walk"])
+    release(tmp_path)
+    assert exported(tmp_path, "walk", KEYS)
 
 
 @pytest.mark.parametrize(
@@ -498,7 +550,7 @@ def test_videos_one_after_the_other_and_at_once(
 ) -> None:
     run(tmp_path / "once")
     once = for_people(tmp_path / "once")
-    assert len(once) == 2 * FRAMES + 6
+    assert len(once) == 2 * FRAMES + 7
     run(tmp_path / "each", "bee")
     said = run(tmp_path / "each", "ant")
     assert f"{tmp_path / 'each'} also holds bee; the report covers them" in said
@@ -566,13 +618,33 @@ def test_given_masks_are_never_written_over(data: Data, tmp_path: Path) -> None:
     assert said.startswith("ERROR: ") and said.count("\n") == 1
     assert str(root / "masks/ant") in said and "the masks of video ant" in said
     fast = ["--weights", data.folder / "w.safetensors", "--precision=fp32", "--variant=remp"]
-    for clip, masks, out in (("ant", "masks/ant", "."), ("ant", "masks/ant/00000.png", "ant")):
+    shutil.copy(given / "00000.png", root / "masks/bee.png")
+    shutil.copytree(frames, root / "bee")
+    before = files(root)
+    for clip, masks, out in (
+        ("ant", "masks/ant", "."),
+        ("ant", "masks/ant/00000.png", "ant"),
+        ("bee", "masks/bee.png", "."),
+    ):
         done = command(
             "dyenet", "segment", clip, masks, "-o", out, *fast, cache=data.cache, cwd=root
         )
         assert done.returncode == 1
         assert done.stderr.startswith("ERROR: ") and done.stderr.count("\n") == 1
     assert files(root) == before
+
+
+def test_a_mask_of_a_folder_of_videos_is_not_joined_by_results(tmp_path: Path) -> None:
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "walk.mp4").touch()
+    refuse_foreign_masks(tmp_path)
+    write(tmp_path, "walk")
+    refuse_foreign_masks(tmp_path)
+    (tmp_path / "masks/note.png").touch()
+    refuse_foreign_masks(tmp_path)
+    (tmp_path / "note").mkdir()
+    with pytest.raises(UserError, match=r"masks/note.png: is a mask of .*/note, and results"):
+        refuse_foreign_masks(tmp_path)
 
 
 def test_results_beside_the_clip(data: Data, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_the_papers_settings() -> None:
     assert (PAPER.matches.rho_reid, PAPER.matches.starts) == (0.7, "all")
     assert [list(PAPER.matches.offering(k)) for k in (1, 2, 4)] == [[], [1], [1, 2, 3]]
     assert PAPER.tubes.rival == PAPER.tubes.contradiction
+    assert PAPER.tracklets.repeats == 0
     assert PAPER.frames.height == 0
     assert PAPER.iterations == find("run.max_iterations").metadata["high"]
 
@@ -43,7 +44,7 @@ def test_what_says_as_in_the_paper_is_in_the_profile() -> None:
     sections = asdict(RunSettings())
     names = {f"{s}.{name}" for s, values in sections.items() for name in values}
     said = {n for n in names if "as in the paper" in find(n).metadata["text"]} - {"run.profile"}
-    assert len(said) == 5 and said <= set(PRINTED)
+    assert len(said) == 8 and said <= set(PRINTED)
 
 
 def test_extended_is_the_default() -> None:

@@ -110,6 +110,8 @@ def test_a_later_setting_enters_a_key_only_where_it_is_not_its_default() -> None
     """Artifacts made before the setting came keep their keys."""
     settings = artifacts_of(recipe(), "ant")["matches(2)"].content["settings"]
     assert set(settings) == {"rho_reid", "evidence", "templates", "template_gap", "skip_iou"}
+    found = artifacts_of(recipe({"tracklets.cuts": 0.5}), "ant")["matches(2)"]
+    assert found.content["settings"] == settings | {"cuts": 0.5}
     for name, value in (("template_set", "growing"), ("starts", "all")):
         other = recipe({f"matches.{name}": value})
         assert changed(other) == AFTER_MATCHES

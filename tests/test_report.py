@@ -7,6 +7,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ from pipeline.reports import (
 from pipeline.results.export import Template, export_video
 from pipeline.results.files import write_csv
 from pipeline.results.scores import FRAMES, RESULTS
-from pipeline.results.tables import gathered
+from pipeline.results.tables import gathered, report_is_current, reported
 from stages.scores import score_video
 from tests.test_export import Iteration, gather, result, run, truth
 
@@ -264,7 +265,7 @@ def test_tables_are_saved_as_they_are(swept: Path, kind: str) -> None:
     paths = save_tables(run, kind)
     assert [path.name for path in paths] == [
         f"{name}.{kind}"
-        for name in ("results", "per_frame", "per_iteration", "starts", "templates")
+        for name in ("results", "per_frame", "per_iteration", "starts", "templates", "masks")
     ]
     read = pd.read_csv if kind == "csv" else pd.read_parquet
     for path, table in zip(paths, (results(run), per_frame(run)), strict=False):
@@ -278,3 +279,54 @@ def test_parquet_without_pyarrow_says_what_to_install(
     monkeypatch.setattr("pipeline.reports.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'dyenet\[parquet\]'"):
         save_tables(swept, "parquet")
+
+
+def test_many_videos_have_a_page_each_that_is_made_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.pages.run.EMBEDDED", 2)
+    names = ["walk & <run>", "007", "ümlaut"]
+    videos = [result(name) for name in names]
+    for video in videos:
+        export_video(video, tmp_path)
+    gather(tmp_path, *videos)
+    pages = {name: tmp_path / "videos" / f"{name}.html" for name in names}
+    assert sorted((tmp_path / "videos").iterdir()) == sorted(pages.values())
+    whole = Page((tmp_path / "report.html").read_text())
+    linked = [unquote(at) for at in whole.addresses if at.startswith("videos/")]
+    assert sorted(linked) == sorted(f"videos/{name}.html" for name in names)
+    assert not any(at.startswith("data:image") for at in whole.addresses)
+    page = Page(pages["007"].read_text())
+    assert page.open == []
+    assert sum(at.startswith("data:image/jpeg") for at in page.addresses) == 7
+    assert all((tmp_path / "videos" / at).exists() for at in page.addresses if at[:3] == "../")
+    made = {name: path.stat().st_mtime_ns for name, path in pages.items()}
+    changed = result("007", seconds={"flow": 99.0})
+    more = result("more")
+    export_video(more, tmp_path)
+    gather(tmp_path, changed, more)
+    again = {name: path.stat().st_mtime_ns for name, path in pages.items()}
+    assert {name for name in names if again[name] != made[name]} == {"007"}
+    assert "1 min 39 s" in pages["007"].read_text()
+    assert (tmp_path / "videos/more.html").exists()
+    keys = {"tubes(2)": "abc"}
+    assert report_is_current(tmp_path, run().settings, {name: [keys] for name in names})
+    before = pages["ümlaut"].read_bytes()
+    pages["ümlaut"].write_bytes(before[:-9])
+    assert not report_is_current(tmp_path, run().settings, {"ümlaut": [keys]})
+    gather(tmp_path)
+    assert pages["ümlaut"].read_bytes() == before
+
+
+def test_the_table_of_the_report_is_bounded(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.pages.run.ROWS", 1)
+    text = report_html(out).read_text()
+    assert text.count('<tr><td><a href="#v-') == 1
+    assert "1 of 2; the pages of all" in text
+
+
+def test_rows_of_a_video_are_known_by_its_keys(tmp_path: Path) -> None:
+    gather(tmp_path, result("walk"))
+    assert reported(tmp_path, "walk", [{"tubes(2)": "def"}, {"tubes(2)": "abc"}])
+    assert not reported(tmp_path, "walk", [{"tubes(2)": "def"}])
+    assert not reported(tmp_path, "run", [{"tubes(2)": "abc"}])

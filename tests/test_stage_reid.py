@@ -111,6 +111,7 @@ def run(
         networks=clip.networks,
         settings=MatchesSettings(rho_reid=0.5),
         skip_iou=0.7,
+        cuts=0.0,
         masks=SeenBoxes(),
         vectors=SeenBoxes(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from random import Random
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from models import networks as models_networks
 from models.networks import Networks, State
 from stages.settings import TrackletsSettings
 from stages.starts import extent, rank
-from stages.tracklets import Propagation, propagate, tracklets
+from stages.tracklets import Propagated, Propagation, propagate, tracklets
 from stages.types import StartingPoint, Tracklet
 from tests import reference
-from tests.clip import FRAMES, Clip, Features, Flow, Tracks, make_clip, same
+from tests.clip import FRAMES, Clip, Features, Flow, make_clip, same
 from tests.networks import without
 
 Calls = list[tuple[int, int]]
@@ -35,7 +36,7 @@ def powerless() -> Networks:
 def run(
     starts: list[StartingPoint],
     wave: int = 4,
-    memo: Tracks | None = None,
+    memo: Propagated | None = None,
     accepted: tuple[Tracklet, ...] = (),
     iteration: int = 1,
     chosen: TrackletsSettings | None = None,
@@ -49,7 +50,7 @@ def run(
         accepted,
         iteration=iteration,
         wave=wave,
-        memo=Tracks() if memo is None else memo,
+        memo=Propagated() if memo is None else memo,
         progress=lambda done, total: None if calls is None else calls.append((done, total)),
     )
 
@@ -179,6 +180,12 @@ def test_each_frame_is_read_once_a_direction() -> None:
     starts = [c.start(j, i) for j in (0, 2, 3, 6) for i in (1, 3)]
     chosen = TrackletsSettings(abort_area=0, abort_ratio=0)
     propagate(Propagation(features, flow, c.networks, chosen), starts, [])
+    # the features once more for the cuts; the flow back to where the other direction came from
+    assert max(features.reads.values()) <= 3 and sum(features.reads.values()) <= 3 * FRAMES
+    assert set(flow.reads.values()) == {2} and len(flow.reads) == 2 * (FRAMES - 1)
+    features, flow = Features(c.features.rows), Flow(c.flow.rows)
+    paper = replace(chosen, cuts=0.0, lost="left")
+    propagate(Propagation(features, flow, c.networks, paper), starts, [])
     assert max(features.reads.values()) <= 2 and sum(features.reads.values()) <= 2 * FRAMES
     assert set(flow.reads.values()) == {1} and len(flow.reads) == 2 * (FRAMES - 1)
 
@@ -189,7 +196,7 @@ def test_waves_and_memo_do_not_change_a_byte(
     starts: list[StartingPoint], wave: int, skip: float
 ) -> None:
     chosen = TrackletsSettings(skip_iou=skip, abort_ratio=0.6)
-    memo = Tracks()
+    memo = Propagated()
     one = run(starts, 1, chosen=chosen)
     many = run(starts, wave, memo, chosen=chosen)
     # weights that cannot propagate: all of it comes from the memo
@@ -199,6 +206,73 @@ def test_waves_and_memo_do_not_change_a_byte(
     assert len(one) == len(many) == len(again) == len(naive)
     for a, b, c, d in zip(one, many, again, naive, strict=True):
         assert same(a, b) and same(a, c) and same(a, d)
+
+
+@settings(max_examples=8, deadline=None)
+@given(starting_points(), st.randoms(), st.integers(1, 9), st.sampled_from([0.05, 0.3, 0.7]))
+def test_what_an_earlier_run_carried_how_far_does_not_change_a_byte(
+    starts: list[StartingPoint], random: Random, wave: int, skip: float
+) -> None:
+    chosen = TrackletsSettings(skip_iou=skip, abort_ratio=0.6)
+    memo, retrieved = Propagated(), [s for s in starts if not s.given]
+    # another order and other settings of the skip rule: each is carried farther here, or there
+    earlier = random.sample(retrieved, len(retrieved))
+    given = [s for s in starts if s.given]
+    for other in (0.05, 0.5):
+        run([*given, *earlier], 3, memo, chosen=replace(chosen, skip_iou=other))
+    alone, shared = run(starts, 1, chosen=chosen), run(starts, wave, memo, chosen=chosen)
+    for one, after in zip(alone, shared, strict=True):
+        assert same(one, after)
+
+
+def test_a_retrieved_tracklet_ends_three_frames_into_what_is_known() -> None:
+    c, chosen = clip(), TrackletsSettings(abort_ratio=0, abort_area=0, skip_iou=0.7)
+    propagation = Propagation(c.features, c.flow, c.networks, chosen)
+    start = c.start(2, 1)
+    (whole,) = propagate(propagation, [start], [])
+    assert (whole.first, whole.last) == (0, FRAMES - 1)
+
+    def known(first: int, last: int, object_id: int) -> Tracklet:
+        rows = slice(first, last + 1)
+        origin = replace(start, object_id=object_id, frame=first)
+        return replace(
+            whole, start=origin, first=first, boxes=whole.boxes[rows], masks=whole.masks[rows]
+        )
+
+    def ends(*accepted: Tracklet) -> tuple[int, int]:
+        found = run([start], accepted=accepted, iteration=2, chosen=chosen)[-1]
+        full = run(
+            [start], accepted=accepted, iteration=2, chosen=replace(chosen, repeats=0), wave=1
+        )
+        assert same(replace(full[-1], iteration=0), whole)
+        rows = slice(found.first, found.last + 1)
+        np.testing.assert_array_equal(found.masks, whole.masks[rows])
+        np.testing.assert_array_equal(found.boxes, whole.boxes[rows])
+        return found.first, found.last
+
+    assert ends(known(3, 6, 1)) == (0, 5)
+    assert ends(known(3, 6, 3)) == (0, 5)
+    assert ends(known(3, 4, 1), known(5, 5, 1)) == (0, 5)
+    # two frames of either are not three of one
+    assert ends(known(3, 4, 1)) == (0, FRAMES - 1)
+    assert ends(known(3, 4, 1), known(5, 6, 3)) == (0, FRAMES - 1)
+    assert ends(known(3, 4, 1), known(6, 6, 1)) == (0, FRAMES - 1)
+
+
+def test_a_tracklet_is_carried_on_for_who_needs_more() -> None:
+    memo, chosen = Propagated(), TrackletsSettings(abort_ratio=0, abort_area=0, skip_iou=0.7)
+    start = clip().start(2, 1)
+    (whole,) = run([start], chosen=chosen)
+    rows = slice(3, 6)
+    origin = replace(start, frame=3)
+    part = replace(whole, start=origin, first=3, boxes=whole.boxes[rows], masks=whole.masks[rows])
+    short = run([start], memo=memo, accepted=(part,), iteration=2, chosen=chosen)[-1]
+    assert short.last == 5 < whole.last
+    assert same(run([start], memo=memo, chosen=chosen)[0], whole)
+    # the memo now holds both, and either is read without a step
+    for accepted, last in (((part,), 5), ((), whole.last)):
+        again = run([start], memo=memo, accepted=accepted, networks=powerless(), chosen=chosen)
+        assert again[-1].last == last
 
 
 def test_given_starts_are_never_skipped_and_repeats_are() -> None:
@@ -238,7 +312,7 @@ def test_nothing_more_is_propagated_for_a_settled_object() -> None:
 
 
 def test_the_memo_serves_another_similarity_and_iteration() -> None:
-    memo = Tracks()
+    memo = Propagated()
     start = clip().start(2, 1)
     (first,) = run([start], memo=memo)
     other = replace(start, similarity=0.75)
@@ -264,12 +338,12 @@ def test_given_masks_join_the_memory_of_every_tracklet() -> None:
 
 
 def test_a_skipped_member_of_a_wave_goes_to_the_memo_only() -> None:
-    memo = Tracks()
+    memo = Propagated()
     start = clip().start(2, 1)
     near = replace(start, similarity=0.8, box=start.box + np.float32(0.25))
     assert len(run([start, near], wave=2, memo=memo)) == 1
     assert len(memo.known) == 2
-    narrow = Tracks()
+    narrow = Propagated()
     assert len(run([start, near], wave=1, memo=narrow)) == 1
     assert len(narrow.known) == 1
 

@@ -186,22 +186,21 @@ def test_targets_are_the_covered_shares() -> None:
 
 
 def shares(inside: np.ndarray, box: list[float], size: int) -> torch.Tensor:
-    """Share of each cell of a box that a mask covers, at 4 x 4 points; borders go on outside."""
+    """Share of each cell of a box that a mask covers, at 4 x 4 points; mirrored outside."""
     x0, y0, x1, y1 = box
     found = torch.zeros(1, 1, size, size)
+    beyond = 20
+    wide = np.pad(inside, beyond, mode="symmetric")
     for row, column in np.ndindex(size, size):
         for a, b in np.ndindex(4, 4):
             y = y0 + (row + (a + 0.5) / 4) * (y1 - y0) / size
             x = x0 + (column + (b + 0.5) / 4) * (x1 - x0) / size
-            y, x = (
-                np.clip(int(np.floor(y)), 0, len(inside) - 1),
-                np.clip(int(np.floor(x)), 0, len(inside[0]) - 1),
-            )
-            found[0, 0, row, column] += bool(inside[y, x]) / 16
+            place = int(np.floor(y)) + beyond, int(np.floor(x)) + beyond
+            found[0, 0, row, column] += bool(wide[place]) / 16
     return found
 
 
-def test_targets_go_on_beyond_the_frame_that_a_clip_fills() -> None:
+def test_targets_are_mirrored_beyond_the_frame_that_a_clip_fills() -> None:
     """The frame ends where its clip does, not where the batch does."""
     mask = np.full((50, 60), VOID, np.uint8)
     mask[:40, :30] = 0

@@ -406,12 +406,12 @@ def targets(
 
     frames (N, H, W) index masks, each of which fills sizes (N, 2) px at the top left, own (N,)
     object numbers, boxes (N, 4) px. Returns two (N, 1, size, size): the share of each cell that
-    the object covers, and the share that is not void. Beyond the frame its border goes on: an
+    the object covers, and the share that is not void. Beyond the frame lies its mirror image: an
     object that the frame cuts has no edge there.
     """
-    points = geometry.centres(boxes, SAMPLES * size).floor().long()
-    x = points[..., 0].clamp(min=0).minimum(sizes[:, 1, None, None] - 1)
-    y = points[..., 1].clamp(min=0).minimum(sizes[:, 0, None, None] - 1)
+    extent = sizes.flip(1)[:, None, None]
+    points = geometry.mirrored(geometry.centres(boxes, SAMPLES * size), extent.to(boxes))
+    x, y = points.floor().long().minimum(extent - 1).unbind(-1)
     rows = torch.arange(len(frames), device=frames.device)[:, None, None]
     values = frames[rows, y, x][:, None]
     inside = F.avg_pool2d((values == own[:, None, None, None]).float(), SAMPLES)

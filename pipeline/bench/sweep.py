@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cache.memo import MASK, VECTOR
+from cache.memo import MASK, TRACKLET, VECTOR
 from cache.reader import Reader
 from cache.schemas import SCHEMAS
 from pipeline.bench.runs import alone, read_run, run, stage_seconds
@@ -100,9 +100,9 @@ def differences(alone: Path, output: Path, cache: Path) -> list[str]:
 
 
 def _artifacts(cache: Path) -> list[Path]:
-    """Artifacts below a cache, without memos of boxes: which box is in which file may differ."""
+    """Artifacts below a cache, without memos: what is in which file may differ."""
     found = [path.relative_to(cache) for path in sorted(cache.rglob("*.h5"))]
-    return [path for path in found if STAGES[_folder(path)] not in (MASK, VECTOR)]
+    return [path for path in found if STAGES[_folder(path)] not in (MASK, TRACKLET, VECTOR)]
 
 
 def _same(path: Path, one: Path, other: Path) -> bool:

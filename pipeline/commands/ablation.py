@@ -5,7 +5,6 @@ luigi --module pipeline Ablation --local-scheduler --dataset davis17 --root DAVI
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.paper.server import Scores
     from pipeline.paper.tables import Asked
+    from pipeline.results.made import Ledger
 
 TABLES = 3
 """version of what Ablation writes; a new number writes it anew"""
@@ -61,6 +61,7 @@ class Ablation(VariantOptions, Step):
     )
 
     title = "ablation"
+    _said = False
 
     @cached_property
     @engine.command()
@@ -123,22 +124,20 @@ class Ablation(VariantOptions, Step):
 
     def complete(self) -> bool:
         # It reads all options, so that a wrong one is said before anything is computed.
-        wanted = self._made_from()
-        try:
-            made = json.loads(self._marker.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        written = (self.top / "ablation.html").exists() and bool(made == wanted)
-        return written and all(task.complete() for task in self.requires().values())
+        written = self._ledger().whole(self._made_from())
+        done = written and all(task.complete() for task in self.requires().values())
+        if not done and not self._said:
+            self._said = True
+            for name, reason in self.planned.left_out.items():
+                print(f"{name} is left out: {reason}", flush=True)
+        return done
 
     def make(self, progress: Progress) -> None:
         from pipeline.pages.ablation import ablation_html
-        from pipeline.paper.tables import Asked, write_ablation
-        from pipeline.results.files import write_text
+        from pipeline.paper.tables import FILES, Asked, write_ablation
 
-        for name, reason in self.planned.left_out.items():
-            progress.tell(f"{name} is left out: {reason}")
-        self._marker.unlink(missing_ok=True)
+        files = [*FILES, "ablation.html"]
+        self._ledger().begin(files, known=files)
         asked = Asked(
             dataset=self.dataset,
             split=self.split,
@@ -151,7 +150,7 @@ class Ablation(VariantOptions, Step):
         )
         found = instance_table(self.top, asked, progress)
         page = ablation_html(self.top, asked, write_ablation(self.top, asked, found))
-        write_text(self._marker, json.dumps(self._made_from(), sort_keys=True))
+        self._ledger().finish(files, self._made_from())
         progress.tell(str(page))
 
     def _online(self) -> str:
@@ -160,10 +159,11 @@ class Ablation(VariantOptions, Step):
             PER_VIDEO if self.online_weights and Path(self.online_weights).is_dir() else PER_DATASET
         )
 
-    @property
-    def _marker(self) -> Path:
-        """What the tables were made from."""
-        return self.top / ".made" / "ablation.json"
+    def _ledger(self) -> Ledger:
+        """What was written of the ablation as a whole."""
+        from pipeline.results.made import ABLATION, Ledger
+
+        return Ledger(self.top, ABLATION)
 
     def _made_from(self) -> dict[str, Any]:
         return {
@@ -196,7 +196,8 @@ def _untouched(variant: str, before: Recipe, after: Recipe) -> str | None:
     modules = VARIANTS[variant].modules
     for name, video in after.videos.items():
         if all(video.modules[m] == before.videos[name].modules[m] for m in modules):
-            return f"weights {video.weights}: online training left {', '.join(modules)} unchanged"
+            unchanged = f"online training left {', '.join(modules)} unchanged"
+            return f"weights {video.weights}: {unchanged}; with learn=all it trains every network"
     return None
 
 

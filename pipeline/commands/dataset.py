@@ -30,9 +30,10 @@ from pipeline.plan.inputs import cache_root, sources
 from pipeline.plan.options import ALL, RESULTS
 from pipeline.plan.recipe import Recipe, read
 from pipeline.plan.settings import RunSettings, single
+from pipeline.plan.settled import cases
 from pipeline.run.group import VideoGroup, grouped
 from pipeline.run.progress import Progress
-from pipeline.run.stages import decided, deciding, possible, stage_tasks
+from pipeline.run.stages import decided, deciding, planned, stage_tasks
 from pipeline.run.step import Step
 
 if TYPE_CHECKING:
@@ -97,6 +98,8 @@ class Export(Step):
     folder = luigi.Parameter(description="the output folder")
     keep = luigi.Parameter(default=ALL, significant=False, description="as RunDataset has it")
 
+    stage = "export"
+
     @property
     def title(self) -> str:  # type: ignore[override]
         return f"{self.video} export"
@@ -110,7 +113,8 @@ class Export(Step):
     def complete(self) -> bool:
         from pipeline.results.export import exported
 
-        folder, plans = Path(self.folder), possible(self.run_digest, self.video)
+        # What was exported tells which case it was, without a look into artifacts.
+        folder, plans = Path(self.folder), cases(planned(self.run_digest, self.video))
         return any(exported(folder, self.video, chain.export_keys(plan)) for plan in plans)
 
     def make(self, progress: Progress) -> None:
@@ -167,8 +171,7 @@ class Report(Step):
 
         recipe, folder, wanted = read(cache_root(), self.run_digest), Path(self.folder), {}
         for video in recipe.videos:
-            # Once for both: at ten thousand videos the plans are what takes time.
-            plans = possible(self.run_digest, video)
+            plans = cases(planned(self.run_digest, video))
             if not any(exported(folder, video, chain.export_keys(plan)) for plan in plans):
                 return False
             wanted[video] = [chain.keys_of(plan) for plan in plans]
@@ -177,21 +180,35 @@ class Report(Step):
     def make(self, progress: Progress) -> None:
         from pipeline.pages.run import report_html
         from pipeline.results.claim import release
-        from pipeline.results.tables import gathered
+        from pipeline.results.tables import gathered, reported
         from pipeline.run.job import Job
         from pipeline.run.outcome import scored
 
         folder, recipe = Path(self.folder), read(cache_root(), self.run_digest)
+        take(folder, recipe)
         videos = []
         for video in progress.follow(recipe.videos, len(recipe.videos)):
-            with Job(cache_root(), self.run_digest, video, progress) as job:
-                videos.append(scored(job))
-        take(folder, recipe)
+            plans = cases(planned(self.run_digest, video))
+            if not reported(folder, video, [chain.keys_of(plan) for plan in plans]):
+                with Job(cache_root(), self.run_digest, video, progress) as job:
+                    videos.append(replace(scored(job), asked=asked(recipe)))
         with gathered(folder, videos, run_of(recipe)):
             page = report_html(folder)
         release(folder)
         _tell_others(folder, recipe, progress)
         progress.tell(str(page))
+
+
+def asked(recipe: Recipe) -> dict[str, str]:
+    """How one's own clip was asked for; of other datasets nothing."""
+    if recipe.dataset != "clip":
+        return {}
+    return {"command": commanded(), "masks": recipe.masks or ""}
+
+
+def commanded() -> str:
+    """The command line of this process."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
@@ -201,16 +218,17 @@ def report_of(recipe: Recipe, folder: Path, keep: str = ALL) -> Report:
     folder is another run's.
     """
     from pipeline.results.apart import check_apart
-    from pipeline.results.export import refuse_foreign_video
+    from pipeline.results.export import refuse_foreign_masks, refuse_foreign_video
     from pipeline.results.made import sweep
     from pipeline.results.tables import refuse_foreign_report
 
     if keep not in (ALL, RESULTS):
         raise UserError(f"--keep {keep}: must be {ALL} or {RESULTS}")
-    check_apart(folder, recipe.videos, sources(recipe) | {cache_root(): "the artifact root"})
     report = Report(run_digest=recipe.digest, folder=str(folder), keep=keep)
     if not report.complete():
+        check_apart(folder, recipe.videos, sources(recipe) | {cache_root(): "the artifact root"})
         refuse_foreign_report(folder)
+        refuse_foreign_masks(folder)
         for video in recipe.videos:
             refuse_foreign_video(folder, video)
         take(folder, recipe)
@@ -255,7 +273,7 @@ def run_of(recipe: Recipe) -> Run:
 
     weights = {Path(video.weights) for video in recipe.videos.values()}
     return Run(
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=commanded(),
         dataset=recipe.dataset,
         split=recipe.split,
         variant=recipe.settings.run.variant,

@@ -6,6 +6,8 @@ overrides it.
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import logging
 import multiprocessing
 import sys
@@ -22,8 +24,10 @@ import luigi.worker
 from luigi.cmdline_parser import CmdlineParser
 
 from pipeline import interrupts
+from pipeline.commands.examples import EXAMPLES
 from pipeline.commands.worker import Worker
-from pipeline.errors import MENDABLE, UserError
+from pipeline.errors import MENDABLE, UserError, must_be, one_of
+from pipeline.plan.options import Parser
 from pipeline.run.handover import HandedOver
 
 DEFAULTS = {
@@ -88,6 +92,7 @@ class OneLine(logging.Filter):
 def install() -> None:
     """Set the defaults that luigi.cfg leaves open, and quieten what a person can mend."""
     config = luigi.configuration.get_config()
+    CmdlineParser._build_parser = staticmethod(parser_of_task)
     # Luigi reads these two from the file, but warns of them.
     luigi.interface.core.ignore_unconsumed |= {"rpc_retry_attempts", "rpc_retry_wait"}
     for section, values in DEFAULTS.items():
@@ -97,6 +102,31 @@ def install() -> None:
     luigi.retcodes.retcode.not_run = property(unfinished)
     luigi.worker.Worker = Worker
     logging.getLogger("luigi-interface").addFilter(OneLine())
+
+
+luigis_parser = CmdlineParser._build_parser
+"""what makes Luigi's parser"""
+
+
+def parser_of_task(root_task: str | None = None, help_all: bool = False) -> argparse.ArgumentParser:
+    """Luigi's parser, with one line for what is mistyped and an example in the help."""
+    luigis = luigis_parser(root_task, help_all)
+    if root_task is None:
+        return luigis
+    parser = Parser(
+        prog=f"luigi --module pipeline {root_task}",
+        usage="%(prog)s [OPTIONS]",
+        parents=[luigis],
+        add_help=False,
+    )
+    if root_task not in luigi.task_register.Register.task_names():
+        parser.prog = "luigi --module pipeline RunDataset"
+        parser.error(f"{root_task}: no such task; {one_of(root_task, EXAMPLES)}")
+    if root_task in EXAMPLES:
+        task = luigi.task_register.Register.get_task_cls(root_task)
+        parser.description = inspect.getdoc(task)
+        parser.epilog = f"Example: {parser.prog} --local-scheduler {EXAMPLES[root_task]}"
+    return parser
 
 
 def commanded() -> bool:
@@ -125,8 +155,9 @@ class Checked(luigi.Parameter):
     Elsewhere it is a ValueError, as Luigi has it.
     """
 
-    takes: str
-    """what it must be"""
+    def unfit(self, text: str) -> str:
+        """The end of a message about a value that it does not take."""
+        raise NotImplementedError
 
     def _parser_kwargs(self, param_name: str, task_name: str | None = None) -> dict[str, Any]:
         def checked(text: str) -> str:
@@ -134,7 +165,7 @@ class Checked(luigi.Parameter):
                 self.parse(text)
             except ValueError:
                 flag = param_name.replace("_", "-")
-                raise SystemExit(f"ERROR: --{flag} {text}: must be {self.takes}") from None
+                raise SystemExit(f"ERROR: --{flag} {text}: {self.unfit(text)}") from None
             return text
 
         return {**super()._parser_kwargs(param_name, task_name), "type": checked}
@@ -143,7 +174,8 @@ class Checked(luigi.Parameter):
 class Integer(Checked, luigi.IntParameter):
     """A whole number."""
 
-    takes = "an integer"
+    def unfit(self, text: str) -> str:
+        return "must be an integer"
 
 
 class Choice(Checked, luigi.ChoiceParameter):
@@ -151,7 +183,10 @@ class Choice(Checked, luigi.ChoiceParameter):
 
     def __init__(self, *args: Any, choices: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, choices=choices, **kwargs)
-        self.takes = f"one of {', '.join(choices)}"
+        self.choices = choices
+
+    def unfit(self, text: str) -> str:
+        return must_be(text, self.choices)
 
 
 class Command(luigi.Task):

@@ -7,8 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.datasets.layout import one_of
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_of
 from pipeline.reports import read_run
 from pipeline.results.exports import FORMATS, export
 from pipeline.results.exports.clip import Clip

@@ -117,8 +117,8 @@ class DatasetOptions(engine.Command):
         recipe.write(store.root)
         hold(store.root, recipe.digest)
         sweep(store)
-        reached = (key for video in recipe.videos for key in chain.keys(recipe, video).values())
-        record_run(store, recipe.digest, reached)
+        plans = (chain.planned(store.root, recipe.digest, video) for video in recipe.videos)
+        record_run(store, recipe.digest, (spec.key for plan in plans for spec in plan.values()))
         # Luigi hands out one instance for the same options; the next one asked for must see the
         # sources as they are then.
         luigi.Task.clear_instance_cache()
@@ -159,9 +159,12 @@ class RunOptions(DatasetOptions):
 
     def _say_cost(self, recipes: Sequence[Recipe]) -> None:
         from pipeline.plan.cost import cost
+        from pipeline.run.progress import begin
 
         store = Store(cache_root())
-        if not (found := cost(recipes, store).values()):
+        costs = cost(recipes, store)
+        begin(costs)
+        if not (found := costs.values()):
             return
         staying, passing = sum(c.staying for c in found), [c.passing for c in found]
         most = staying + (max(passing) if self.keep == RESULTS else sum(passing))

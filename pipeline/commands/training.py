@@ -20,11 +20,10 @@ import luigi
 
 from pipeline.commands import engine
 from pipeline.commands.options import SetParameter
-from pipeline.datasets.layout import one_of
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_of
 from pipeline.plan.inputs import Options, cache_root, find_weights, open_videos
 from pipeline.plan.profiles import EXTENDED, PAPER, PROFILES, with_changes
-from pipeline.plan.settings import convert, describe
+from pipeline.plan.settings import convert, unfit
 from pipeline.run.progress import Progress
 from pipeline.run.step import Step
 from training.settings import LEARN, TrainSettings, compact, online, paper, paper_online
@@ -426,5 +425,5 @@ def with_settings(settings: TrainSettings, assignments: Iterable[str]) -> TrainS
         try:
             settings = replace(settings, **{name: convert(items[name], name, text)})
         except ValueError:
-            raise UserError(f"--set {part}: must be {describe(items[name])}") from None
+            raise UserError(f"--set {part}: {unfit(items[name], text)}") from None
     return settings

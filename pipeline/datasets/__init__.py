@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pipeline.datasets import davis, demo, folder, segtrackv2, stills, youtube_objects, youtube_vos
 from pipeline.datasets.frames import unpacked
-from pipeline.datasets.layout import Dataset, Video, check_name, one_of
+from pipeline.datasets.layout import Dataset, Video, check_name
 from pipeline.datasets.reading import AS_IT_IS, Reading
 from pipeline.datasets.rules import DAVIS, LATER, Rule
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_of
 
 __all__ = ["LAYOUTS", "Dataset", "Video", "built_in", "open_dataset", "rule_of"]
 

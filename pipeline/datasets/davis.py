@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.datasets.layout import Video, check_name, images, one_of
-from pipeline.errors import UserError
+from pipeline.datasets.layout import Video, check_name, images
+from pipeline.errors import UserError, one_of
 
 
 def videos16(root: Path, split: str) -> Iterator[Video]:

@@ -23,10 +23,10 @@ from pipeline.datasets.davis import videos17
 from pipeline.datasets.layout import Video
 from pipeline.datasets.palette import davis_palette
 
-VERSION = 1
+VERSION = 2
 SPLIT = "demo"
-SIZE = (192, 320)
-FRAMES = 24
+SIZE = (288, 480)
+FRAMES = 16
 TEXTURE = 512
 WOBBLE_STEPS = 12
 """fixed-point steps that invert the wobble; each gains a factor of about four"""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cache.digests import FileDigests
+from cache.files import reporting, temporary
 from pipeline.datasets.layout import IMAGES, in_order, one_each, picture_files
 from pipeline.datasets.masks.shapes import Frame
 from pipeline.datasets.reading import Reading
@@ -166,22 +168,30 @@ def unpacked_clip(path: Path, reading: Reading, root: Path) -> Clip:
 def unpacked(archive: Path, root: Path) -> Path:
     """The folder below an artifact root with the images of a zip file, by what it holds.
 
-    UserError for a file that is no archive or holds two images of one name.
+    UserError for a file that is no archive or holds two images of one name; CacheError if the
+    root cannot be written to.
     """
     with FileDigests(root) as digests:
         place = root / "unpacked" / digests.digest(archive)[:16] / archive.stem
     if place.is_dir():
+        # Its last use, after which prune counts.
+        with suppress(OSError):
+            os.utime(place)
         return place
-    draft = place.with_name(f".{place.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    draft = temporary(place)
     try:
-        with zipfile.ZipFile(archive) as file:
-            for member in file.infolist():
-                _unpack(file, member, draft, archive)
+        with reporting(place):
+            draft.mkdir(parents=True)
+            with zipfile.ZipFile(archive) as file:
+                for member in file.infolist():
+                    _unpack(file, member, draft, archive)
+            # Another process may have been first.
+            if not place.is_dir():
+                draft.rename(place)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError(f"{archive}: cannot be unpacked ({error}); unpack it yourself") from error
-    draft.rename(place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return place
 
 

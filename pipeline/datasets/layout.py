@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,9 +116,3 @@ def one_each(named: Iterable[tuple[str, Path]]) -> None:
                 f"{known[name]} and {path.name}: both are called {name}; rename one or take it away"
             )
         known[name] = path
-
-
-def one_of(asked: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name: the nearest, or all."""
-    near = difflib.get_close_matches(asked, known, 3)
-    return f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'none'}"

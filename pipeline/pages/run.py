@@ -10,53 +10,52 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.pages.page import Row, dots, line, picture, until_settled, write_page
+from pipeline.pages.page import Row, until_settled, write_page
+from pipeline.pages.video import Tables, object_names, pictured_look, video_pages, video_part
 from pipeline.paper.published import PUBLISHED, RETRIEVAL, Published, likeness
 from pipeline.plan.settings import described
-from pipeline.reports import (
-    per_frame,
-    per_iteration,
-    read_run,
-    results,
-    rule_used,
-    starts,
-    templates,
-)
-from pipeline.results.export import pictured
-from pipeline.results.scores import last_iteration, totals
+from pipeline.reports import per_iteration, read_run, results, rule_used
+from pipeline.results.review import LOOKS
+from pipeline.results.scores import MEASURES, totals
 
+EMBEDDED = 50
+"""videos that the report holds with all their pictures, at most; of more, each has its page"""
+ROWS = 2000
+"""videos in the report's table, at most: the worst"""
 BEST_OF_TABLE_2 = RETRIEVAL[0.7][-1][2]
 """G on DAVIS 2017 val of the value that the paper then keeps"""
 
 
 def report_html(out_dir: str | Path) -> Path:
-    """Write OUT/report.html, one file that needs no other, and return its path.
+    """Write OUT/report.html and return its path.
 
+    One file that needs no other; of more than EMBEDDED videos one that leads to a page for each.
     UserError if out_dir holds no run.
     """
     out = Path(out_dir)
     run = read_run(out)
     table, rule = results(out), rule_used(run)
-    tables = last_iteration(per_frame(out)), table, starts(out), templates(out)
     means, iterations = totals(table, rule.average), per_iteration(out)
     changing = until_settled(iterations)
     paper, place = _paper(run["dataset"], run["split"]), (run["dataset"], run["split"])
-    # Split once: looking each video up would read whole tables for every one.
-    parts = [(dict(list(t.groupby("video", sort=False))), t.iloc[:0]) for t in tables]
-    videos = [
-        _video(out, name, about, *(part.get(name, none) for part, none in parts))
-        for name, about in run["videos"].items()
-    ]
-    videos.sort(key=lambda video: (video.means.get("G", math.inf), video.name))
+    videos = _videos(run, table)
+    few = len(videos) <= EMBEDDED
+    if not few:
+        video_pages(out, run)
+    tables = Tables(out)
     return write_page(
         out / "report.html",
         "run.html",
         run=run,
         rule=rule,
         scored=bool(len(table)),
+        own=run["dataset"] == "clip",
+        looks=_looks(out, videos) if len(videos) > 1 else [],
         videos=videos,
-        objects=sum(len(video.objects) for video in videos),
-        frames=sum(video.frames for video in videos),
+        rows=videos[:ROWS],
+        embedded=[video_part(out, v.name, v.about, tables) for v in videos if few],
+        objects=sum(len(video.about["objects"]) for video in videos),
+        frames=sum(video.about["frames"] for video in videos),
         means=means,
         profile=described(run["settings"]),
         paper=paper,
@@ -69,107 +68,36 @@ def report_html(out_dir: str | Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """A measure of an object over frames (x) as SVG paths; y is 100 less the percentage."""
-
-    object: int
-    line: str
-    given: str
-    """marks where a mask was given"""
-    retrieved: str
-    """marks where a starting point was retrieved"""
-
-
-@dataclass(frozen=True)
-class Lane:
-    """An object's tracklets: bars, the starting points on them, and its templates."""
-
-    object: int
-    bars: Sequence[Row]
-    points: Sequence[Row]
-    templates: Sequence[Row]
-    """one a frame, of the first iteration that used it"""
-
-
-@dataclass(frozen=True)
-class VideoPart:
-    """A video's part of the report."""
+class VideoRow:
+    """A video's line of the table."""
 
     name: str
-    frames: int
-    size: tuple[int, int]
-    objects: Sequence[int]
-    seconds: float
+    about: Mapping[str, Any]
+    """what run.json holds of it"""
     means: Mapping[str, float]
-    table: Sequence[Row]
-    pictures: Sequence[tuple[str, str]]
-    """(frame name, data URI)"""
-    curves: Mapping[str, Sequence[Curve]]
-    """by measure"""
-    lanes: Sequence[Lane]
-    film: bool
+    """over its objects; empty without annotations"""
 
 
-def _video(
-    out: Path,
-    name: str,
-    about: Mapping[str, Any],
-    frames: pd.DataFrame,
-    table: pd.DataFrame,
-    begun: pd.DataFrame,
-    added: pd.DataFrame,
-) -> VideoPart:
-    scored = sorted(int(i) for i in frames["object"].unique())
-    curves = {
-        measure: [_curve(i, frames[frames["object"] == i], begun, measure) for i in scored]
-        for measure in "JF"
-    }
-    lanes = [
-        _lane(i, begun[begun["object"] == i], added[added["object"] == i]) for i in about["objects"]
+def _videos(run: Mapping[str, Any], table: pd.DataFrame) -> list[VideoRow]:
+    """The run's videos, the worst first."""
+    means = table.groupby("video")[list(MEASURES)].mean()
+    scored = {str(name): dict(zip(MEASURES, row, strict=True)) for name, *row in means.itertuples()}
+    videos = [VideoRow(name, about, scored.get(name, {})) for name, about in run["videos"].items()]
+    return sorted(videos, key=lambda video: (video.means.get("G", math.inf), video.name))
+
+
+def _looks(out: Path, videos: Sequence[VideoRow]) -> list[tuple[str, str, Row]]:
+    """What to look at first in all videos: (video, object, look), the weightiest first."""
+    every = [(look, video) for video in videos for look in video.about.get("look", ())]
+    every.sort(key=lambda item: (-item[0]["weight"], item[1].name, item[0]["frame"]))
+    return [
+        (
+            video.name,
+            object_names(video.about)[look["object"]],
+            pictured_look(out, video.name, look),
+        )
+        for look, video in every[:LOOKS]
     ]
-    return VideoPart(
-        name,
-        about["frames"],
-        (about["size"][0], about["size"][1]),
-        about["objects"],
-        sum(about["seconds"].values()),
-        totals(table) if len(table) else {},
-        table.to_dict("records"),
-        _pictures(out, name, about),
-        curves if len(frames) else {},
-        lanes if len(begun) else [],
-        (out / "overlays" / f"{name}.mp4").exists(),
-    )
-
-
-def _pictures(out: Path, name: str, about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    found = []
-    for n, label in zip(pictured(about["frames"]), about["frame_names"], strict=True):
-        path = out / "pictures" / name / f"{n:05d}.jpg"
-        if path.exists():
-            found.append((label, picture(path.read_bytes())))
-    return found
-
-
-def _curve(i: int, frames: pd.DataFrame, begun: pd.DataFrame, measure: str) -> Curve:
-    heights = 100 - 100 * frames.set_index("frame")[measure].sort_index()
-    marked = begun[(begun["object"] == i) & begun["frame"].isin(heights.index)]
-    given, retrieved = (
-        dots((j, heights[j]) for j in sorted(set(part["frame"])))
-        for part in (marked[marked["given"]], marked[~marked["given"]])
-    )
-    return Curve(i, line(zip(heights.index, heights, strict=True)), given, retrieved)
-
-
-def _lane(object_id: int, begun: pd.DataFrame, added: pd.DataFrame) -> Lane:
-    # What linking kept is drawn last, over what it dropped.
-    kept = begun.sort_values("merged", kind="stable")
-    return Lane(
-        object_id,
-        kept[kept["first"].notna()].to_dict("records"),
-        kept.assign(skipped=kept["first"].isna()).to_dict("records"),
-        added.sort_values("iteration").drop_duplicates("frame").to_dict("records"),
-    )
 
 
 def _paper(dataset: str, split: str) -> list[Published]:

@@ -40,6 +40,7 @@ from pipeline.paper.server import Scores
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.variants import BUILT_UP, FULL
 from pipeline.results.files import read_table, write_csv
+from pipeline.results.made import check_undamaged
 
 ABLATION = {
     "table": "int64",
@@ -75,6 +76,12 @@ CATEGORIES = {
     "G": "float64",
 }
 """columns of categories()"""
+
+FILES = [
+    f"tables/{name}.csv"
+    for name in ("ablation", "instances", "figure6", *(f"table{n}" for n in range(1, 6)))
+]
+"""what write_ablation() leaves below the output folder"""
 
 NAMES = {
     (row.dataset, row.split): LAYOUTS[row.dataset].label for row in PUBLISHED if row.table == 5
@@ -126,6 +133,7 @@ def categories(out: str | Path) -> pd.DataFrame:
 
 def _table(out: Path, name: str, columns: Mapping[str, str]) -> pd.DataFrame:
     path = out / "tables" / f"{name}.csv"
+    check_undamaged(out, f"tables/{name}.csv")
     if not path.is_file():
         raise UserError(f"{path}: no ablation to read; give the --output of an Ablation")
     return read_table(path, columns)

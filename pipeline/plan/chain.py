@@ -58,6 +58,20 @@ BOXES = ("proposals", "embeddings", "search", "evidence")
 """what retrieval chooses from"""
 PASSING = ("features", "flow", *BOXES)
 """what a run needs no more once the masks of a video are final"""
+SECONDS = {
+    "features": 0.8,
+    "flow": 0.35,
+    "tracklets": 0.2,
+    "msk": 0.2,
+    "search": 0.1,
+    "evidence": 0.2,
+    "proposals": 0.09,
+    "embeddings": 0.09,
+    "tubes": 0.03,
+    "matches": 0.02,
+    "scores": 0.02,
+}
+"""a frame of 480p by stage, on one core: what matters is their proportion, for the time left"""
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,7 @@ ONCE = (
 EVERY_ITERATION = (
     StageRow(
         "matches",
-        settings=("matches", "tracklets.skip_iou"),
+        settings=("matches", "tracklets.skip_iou", "tracklets.cuts"),
         inputs=("features", *BOXES, before("tubes"), before("tracklets")),
         sources=("first_masks",),
         modules=("mask", "reid"),
@@ -225,9 +239,9 @@ class Spec:
         return cache.keys.key(self.content)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=1 << 14)
 def planned(cache_root: Path, run_digest: str, video: str) -> Mapping[str, Spec]:
-    """artifacts_of() by the recipe's short digest."""
+    """artifacts_of() by the recipe's short digest; 33 kB each, kept for all videos of a run."""
     return artifacts_of(read(cache_root, run_digest), video)
 
 
@@ -353,8 +367,8 @@ def _settings(recipe: Recipe, names: Sequence[str]) -> dict[str, Any]:
         if section == DATASET:
             found[DATASET] = recipe.dataset
         else:
-            values = getattr(recipe.settings, section)
-            found |= {item: getattr(values, item)} if item else values.keyed()
+            values = getattr(recipe.settings, section).keyed()
+            found |= {name: values[name] for name in values if item in ("", name)}
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +12,7 @@ from cache.store import Store
 from models.backbone import BACKBONES
 from models.config import Architecture
 from models.weights import read_architecture
-from pipeline.plan.chain import PASSING, Spec, planned
+from pipeline.plan.chain import PASSING, SECONDS, Spec, planned
 from pipeline.plan.inputs import open_video
 from pipeline.plan.recipe import Recipe
 from pipeline.plan.settled import possible
@@ -34,6 +34,8 @@ class Cost:
     """bytes that stay with --keep results"""
     passing: int
     """bytes that go with it, once a video's masks are final"""
+    work: float
+    """SECONDS that its stages take"""
 
 
 def cost(recipes: Sequence[Recipe], store: Store) -> dict[str, Cost]:
@@ -62,7 +64,7 @@ def _needed(recipe: Recipe, video: str, store: Store) -> Iterable[Spec]:
     return plan.values()
 
 
-def _cost(root: Path, recipe: Recipe, video: str, missing: Iterable[Spec]) -> Cost:
+def _cost(root: Path, recipe: Recipe, video: str, missing: Collection[Spec]) -> Cost:
     frames, size = extent(open_video(root, recipe.digest, video).frames, video)
     height, width = working_size(size, recipe.settings.frames)
     architecture = _architecture(Path(recipe.videos[video].weights))
@@ -78,7 +80,8 @@ def _cost(root: Path, recipe: Recipe, video: str, missing: Iterable[Spec]) -> Co
     for spec in missing:
         share = COMPRESSED.get(spec.stage, 1.0)
         spent[spec.stage in PASSING] += frames * share * each.get(spec.stage, OTHERS)
-    return Cost(frames, int(spent[False]), int(spent[True]))
+    work = frames * sum(SECONDS.get(spec.stage, 0.0) for spec in missing)
+    return Cost(frames, int(spent[False]), int(spent[True]), work)
 
 
 @lru_cache(maxsize=8)

@@ -5,7 +5,6 @@ Digests of files are memoised, so that planning a run again reads no frame and n
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from cache import keys
 from cache.digests import FileDigests
 from cache.files import read_record, write_record
 from pipeline.datasets.reading import AS_IT_IS, Reading
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_of
 from pipeline.plan.machine import with_precision
 from pipeline.plan.recipe import Recipe, VideoRecipe, read
 from pipeline.plan.settings import RunSettings, luigi_config
@@ -69,10 +68,9 @@ def open_videos(options: Options) -> Sequence[Video]:
     found = {video.name: video for video in dataset.videos}
     unknown = [name for name in options.videos if name not in found]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], found, 3) or sorted(found)[:10]
         raise UserError(
             f"--videos {unknown[0]}: split {options.split} of {options.dataset} has no such video; "
-            f"there are {', '.join(near)}"
+            f"{one_of(unknown[0], found)}"
         )
     return [found[name] for name in options.videos or found]
 

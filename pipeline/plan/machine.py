@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, must_be
 from pipeline.plan.settings import RunSettings
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -50,7 +50,7 @@ def device(asked: str) -> str:
 
 def _check(device: str) -> None:
     if device not in DEVICES:
-        raise UserError(f"--device {device}: must be one of {', '.join(DEVICES)}")
+        raise UserError(f"--device {device}: {must_be(device, DEVICES)}")
 
 
 def kept_bytes() -> int:

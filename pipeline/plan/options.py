@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
+from pipeline.errors import meant, one_of
 from pipeline.plan.profiles import EXTENDED, PROFILES
 from pipeline.plan.variants import FULL, VARIANTS
 
@@ -14,6 +17,29 @@ class Option:
 
     help: str
     default: str | None = None
+
+
+class Parser(argparse.ArgumentParser):
+    """One that answers what it does not know in one line, with the nearest word."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        # A subcommand would leave what it does not know to the parser that calls it.
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(self._unknown(unknown[0].partition("=")[0]))
+        return found, unknown
+
+    def _unknown(self, word: str) -> str:
+        if not word.startswith("-"):
+            return f"{word}: one word too many"
+        return f"{word}: no such option; {meant(word, self._option_string_actions)}".rstrip("; ")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"{value}: {one_of(value, action.choices)}")
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"ERROR: {message} ({self.prog} --help lists all)\n")
 
 
 DATASET = {

@@ -24,6 +24,11 @@ PRINTED: Mapping[str, Any] = {
     "matches.starts": "all",
     # the set of templates is augmented after each iteration (section 3.3)
     "matches.template_set": "growing",
+    # propagation follows the flow alone, through one shot (section 3.2)
+    "tracklets.cuts": 0.0,
+    "tracklets.lost": "left",
+    # every starting point is propagated until it ends (section 3.2)
+    "tracklets.repeats": 0,
     # one threshold of contradiction, for tubes of the own object and of others (section 3.2)
     "tubes.rival": 0.5,
     # no post-processing (section 4.2)

@@ -8,13 +8,12 @@ it. `python -m pipeline.plan.document` prints docs/settings.md.
 from __future__ import annotations
 
 import configparser
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, meant, must_be
 from pipeline.plan.profiles import EXTENDED, PAPER, PRINTED, PROFILES, with_changes
 from pipeline.plan.variants import FULL, VARIANTS, Variant
 from stages.settings import (
@@ -148,9 +147,9 @@ def find(name: str) -> Field[Any]:
     known = documented()
     if name not in known:
         last = name.rsplit(".", 1)[-1]
-        near = [n for n in known if n.rsplit(".", 1)[-1] == last]
-        near += [n for n in difflib.get_close_matches(name, known, cutoff=0.8) if n not in near]
-        hint = f"did you mean {' or '.join(near[:3])}?" if near else "docs/settings.md lists all"
+        same = [n for n in known if n.rsplit(".", 1)[-1] == last]
+        near = f"did you mean {' or '.join(same)}?" if same else meant(name, known)
+        hint = near or "docs/settings.md lists all"
         raise UserError(f"{name}: no such setting; {hint}")
     return known[name]
 
@@ -169,7 +168,13 @@ def convert(item: Field[Any], name: str, text: str) -> Any:
             raise ValueError
         return value
     except ValueError:
-        raise UserError(f"{name} = {text!r}: must be {describe(item)}") from None
+        raise UserError(f"{name} = {text!r}: {unfit(item, text)}") from None
+
+
+def unfit(item: Field[Any], text: str) -> str:
+    """The end of a message about a value that a setting does not take."""
+    choices = item.metadata["choices"]
+    return must_be(text, choices) if choices else f"must be {describe(item)}"
 
 
 def describe(item: Field[Any]) -> str:
@@ -193,7 +198,7 @@ def override(settings: RunSettings, given: Mapping[str, str]) -> RunSettings:
         try:
             changed = replace(getattr(settings, section), **{item: value})
         except ValueError:
-            raise UserError(f"{name} = {text}: must be {describe(find(name))}") from None
+            raise UserError(f"{name} = {text}: {unfit(find(name), text)}") from None
         settings = replace(settings, **{section: changed})
     return settings
 

@@ -41,7 +41,12 @@ def possible(
 ) -> list[dict[str, Spec]]:
     """What the video needs of its plan: one answer, or both where settled() is not known yet."""
     found = settled(store, dataset, video, plan)
-    return [needed(plan, case) for case in ((False, True) if found is None else (found,))]
+    return cases(plan) if found is None else [needed(plan, found)]
+
+
+def cases(plan: Mapping[str, Spec]) -> list[dict[str, Spec]]:
+    """What the video may need, whether or not its given masks settle it."""
+    return [needed(plan, case) for case in ((False, True) if FIRST in plan else (False,))]
 
 
 def served(recipe: Recipe, store: Store) -> bool:

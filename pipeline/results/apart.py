@@ -18,7 +18,7 @@ def check_apart(out: Path, videos: Iterable[str], sources: Mapping[Path, str]) -
     """
     real = {_real(path): f"{what} {path}" for path, what in sources.items()}
     above = {parent: what for path, what in real.items() for parent in path.parents}
-    written = [out / name for name in (MADE, "scores", "run.json", "report.html")]
+    written = [out / name for name in (MADE, "scores", "videos", "run.json", "report.html")]
     for path in (*written, *(place for video in videos for place in places(out, video))):
         at = _real(path)
         within = (real[folder] for folder in (at, *at.parents) if folder in real)

@@ -114,7 +114,8 @@ def _open(out: Path, name: str) -> IO[bytes]:
     path = out / MADE / name
     with cannot_write(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
+        # NFS gives a shared lock only on what can be read.
+        return path.open("a+b")
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:

@@ -1,9 +1,12 @@
 """What this program wrote into an output folder: it replaces that, and nothing else.
 
     OUT/.made/<video>.json   the files of a video
+    OUT/.made/<video>.masks  px and confidence of its masks, see pipeline/results/export.py
     OUT/.made/<video>.rows   its rows of the tables, see pipeline/results/tables.py
+    OUT/.made/<video>.page   its page, where the report is of many videos
     OUT/.made/report         the tables, run.json and the report
     OUT/.made/sweep          sweep.csv and sweep.html, where OUT is a sweep's
+    OUT/.made/ablation       its tables and page, where OUT is an ablation's
     OUT/.made/settings       what all videos of the folder were made with
     OUT/.made/lock           held while files are put into their places
     OUT/.made/use            held while a run works
@@ -21,19 +24,19 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from cache.holds import file_time
 from pipeline.errors import UserError
 from pipeline.results.files import write_text
 
 MADE = ".made"
-REPORT, SWEEP = "report", "sweep"
-"""ledgers of the files of a run, and of a sweep"""
+REPORT, SWEEP, ABLATION = "report", "sweep", "ablation"
+"""ledgers of the files of a run, of a sweep, and of an ablation"""
 GRACE = 3600
 """seconds after which a draft that nobody went on with is nobody's"""
 DRAFT = re.compile(r"\.[0-9a-f]{16}\.tmp$")
@@ -58,6 +61,10 @@ class Ledger:
             return False
         # As text: making a Path of each name takes longer than looking at the file.
         return all(_unchanged(f"{self.out}/{name}", s) for name, s in stored["files"].items())
+
+    def made_from(self) -> Any:
+        """What its files were made from; None while they are being written, and without any."""
+        return self._read()["made_from"]
 
     def owns(self) -> set[str]:
         """The files, relative to the output folder, whether or not they are there."""
@@ -99,8 +106,8 @@ class Ledger:
 
 
 def check_undamaged(out: Path, name: str) -> None:
-    """UserError if a file of a run or a sweep is gone, or is not what was written."""
-    if any(Ledger(out, ledger).damaged(name) for ledger in (REPORT, SWEEP)):
+    """UserError if a file of one of these ledgers is gone, or is not what was written."""
+    if any(Ledger(out, ledger).damaged(name) for ledger in (REPORT, SWEEP, ABLATION)):
         raise UserError(
             f"{out / name}: is not as it was written; run the same command again to mend it"
         )
@@ -137,13 +144,13 @@ def present(out: Path) -> set[str]:
     return {path.stem for end in ("json", "rows") for path in (out / MADE).glob(f"*.{end}")}
 
 
-def listed_videos(out: Path) -> set[str]:
+def listed_videos(out: Path) -> frozenset[str]:
     """Videos of the folder's run.json; none where it is not there, or not of this program."""
     path = out / "run.json"
     try:
-        return set(_listed(path, tuple(_times(str(path)))))
+        return _listed(path, tuple(_times(str(path))))
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return frozenset()
 
 
 @lru_cache(maxsize=1)
@@ -178,7 +185,7 @@ def sweep(out: Path, videos: Iterable[str]) -> None:
             number, _, name = path.name[1:].partition(".")
             if number.isdigit() and {name, name.removesuffix(".mp4")} & names:
                 left.append(path)
-    oldest = time.time() - GRACE
+    oldest = file_time(out / MADE) - GRACE
     for path in left:
         with suppress(OSError):
             if max(p.lstat().st_mtime for p in (path, *path.rglob("*"))) < oldest:
@@ -201,10 +208,11 @@ def _times(path: str) -> list[int]:
 
 
 def _stamp(path: Path) -> list[Any]:
-    return [*_times(str(path)), _digest_of(path)]
+    return [*_times(str(path)), digest_of(path)]
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Digest of a file's bytes."""
     with path.open("rb") as file:
         found = hashlib.blake2b(digest_size=16)
         while block := file.read(1 << 20):
@@ -218,6 +226,6 @@ def _unchanged(path: str, stamp: Any) -> bool:
         return False
     try:
         times = _times(path)
-        return times == stamp[:3] or (times[0] == stamp[0] and _digest_of(Path(path)) == stamp[3])
+        return times == stamp[:3] or (times[0] == stamp[0] and digest_of(Path(path)) == stamp[3])
     except OSError:
         return False

@@ -121,6 +121,14 @@ def write_mask(path: Path, mask: IndexMask, palette: bytes) -> None:
     path.write_bytes(encode_mask(mask, palette))
 
 
+def read_mask(path: Path) -> IndexMask:
+    """An index mask (H, W) of write_mask(); OSError, ValueError or SyntaxError for no picture."""
+    from PIL import Image as Pillow
+
+    with Pillow.open(path) as file:
+        return np.asarray(file)
+
+
 def encode_mask(mask: IndexMask, palette: bytes | None = None) -> bytes:
     """An index mask as a palette PNG; palette: by default that of DAVIS.
 

@@ -2,15 +2,17 @@
 
     OUT/scores/*.csv    tables, see pipeline/reports.py
     OUT/run.json        settings, keys, versions, times
+    OUT/videos/*.html   a page for each video, where there are many (pipeline/pages/video.py)
 
 Each video's rows are kept in OUT/.made/<video>.rows, and the tables are those of all videos
-joined: a run brings its own and keeps the others'.
+joined: a run brings those that have changed and keeps the others.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,18 +23,30 @@ import pandas as pd
 
 from pipeline.datasets.rules import Rule
 from pipeline.results.claim import alone
-from pipeline.results.export import ITERATIONS, STARTS, TEMPLATES, VideoResult, pictured
+from pipeline.results.export import (
+    DRAWN,
+    ITERATIONS,
+    STARTS,
+    TEMPLATES,
+    VideoResult,
+    drawn_file,
+    ledger_of,
+    pictured,
+)
 from pipeline.results.files import read_table, write_text
 from pipeline.results.made import (
     MADE,
     REPORT,
     Ledger,
+    digest_of,
     listed_videos,
     present,
     read_record,
     refuse_foreign,
     write_record,
 )
+from pipeline.results.overlays import FPS
+from pipeline.results.review import MASKS, worth_a_look
 from pipeline.results.scores import (
     FRAMES,
     frame_table,
@@ -44,10 +58,21 @@ from pipeline.results.scores import (
 )
 from stages.scores import StartCounts
 
-VERSION = 1
+VERSION = 2
 """of the tables, run.json and the report; a new number writes them anew"""
+ROWS = 1
+"""of what is kept of a video; a new number gathers it anew"""
 PAGE = "report.html"
-COLUMNS = {"frames": FRAMES, "iterations": ITERATIONS, "starts": STARTS, "templates": TEMPLATES}
+CHANGES = {name: kind for name, kind in MASKS.items() if name != "confidence"}
+"""columns of scores/changes.csv; pixels: how many are not as in the masks that lay there before"""
+COLUMNS = {
+    "frames": FRAMES,
+    "iterations": ITERATIONS,
+    "starts": STARTS,
+    "templates": TEMPLATES,
+    "masks": MASKS,
+    "changes": CHANGES,
+}
 """of the tables, by name"""
 
 
@@ -76,13 +101,13 @@ class Run:
 def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[None]:
     """Write run.json and OUT/scores for all videos of the folder; the page is made in the block.
 
-    videos: those of this run, which take the place of what was there of them. Without
-    annotations only starts.csv and templates.csv are written. No other process writes the
-    folder's tables meanwhile.
+    videos: those whose rows take the place of what was there of them. Without
+    annotations there are no frames.csv and iterations.csv, without earlier masks there is no
+    changes.csv. No other process writes the folder's tables meanwhile.
     """
     with alone(out):
         for video in videos:
-            write_record(_rows_file(out, video.name), _rows(video, run.rule))
+            write_record(_rows_file(out, video.name), _rows(out, video, run.rule))
         files = _files(_known(out), run)
         ledger = _ledger(out)
         earlier = () if ledger.owns() else _earlier(out)
@@ -93,6 +118,22 @@ def gathered(out: Path, videos: Sequence[VideoResult], run: Run) -> Iterator[Non
         ledger.finish([*files, PAGE], VERSION)
 
 
+def reported(out: Path, video: str, keys: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the folder's rows of a video are those of its artifacts.
+
+    keys: of each by label; several where either would do.
+    """
+    kept = read_record(_rows_file(out, video))
+    return kept.get("rows") == ROWS and kept["about"]["keys"] in keys
+
+
+def video_page(out: Path, video: str, version: int) -> tuple[Ledger, Any]:
+    """The ledger of a video's page, and what a page of this version would be made from now."""
+    kept = _rows_file(out, video), ledger_of(out, video).path
+    known = [digest_of(path) if path.exists() else secrets.token_hex() for path in kept]
+    return Ledger(out, f"{video}.page"), {"page": version, "records": known}
+
+
 def report_is_current(
     out: Path,
     settings: Mapping[str, Mapping[str, Any]],
@@ -100,15 +141,28 @@ def report_is_current(
 ) -> bool:
     """Whether tables, run.json and report are whole and show these settings and videos.
 
-    keys: of every artifact by label, by video; several where either would do.
+    keys: of every artifact by label, by video; several where either would do. Waits while
+    another process writes them.
     """
-    if not _ledger(out).whole(VERSION):
+    if not _whole(out):
+        return False
+    if any(Ledger(out, f"{video}.page").damaged(f"videos/{video}.html") for video in keys):
         return False
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     videos = run["videos"]
     return run["settings"] == settings and all(
         video in videos and videos[video]["keys"] in made for video, made in keys.items()
     )
+
+
+def _whole(out: Path) -> bool:
+    ledger = _ledger(out)
+    if ledger.whole(VERSION):
+        return True
+    if not ledger.owns():
+        return False
+    with alone(out):
+        return ledger.whole(VERSION)
 
 
 def refuse_foreign_report(out: Path) -> None:
@@ -146,27 +200,47 @@ def _known(out: Path) -> dict[str, dict[str, Any]]:
     return {name: record for name, record in records.items() if record}
 
 
-def _rows(video: VideoResult, rule: Rule) -> dict[str, Any]:
+def _rows(out: Path, video: VideoResult, rule: Rule) -> dict[str, Any]:
     """What the folder's tables and run.json hold of a video; tables as CSV without a head."""
-    frames = join_frames(_frame_tables(video, rule))
+    frames, drawn = join_frames(_frame_tables(video, rule)), _drawn(out, video.name)
+    changed = drawn[drawn["changed"].fillna(0) > 0]
     tables = {
         "frames": frames,
         "iterations": _iterations(video, frames),
         "starts": pd.DataFrame(map(asdict, video.starts)).assign(video=video.name),
         "templates": pd.DataFrame(map(asdict, video.templates)).assign(video=video.name),
+        "masks": drawn,
+        "changes": changed.assign(pixels=changed["changed"]),
     }
-    about = {
+    csv = {name: _csv(table, COLUMNS[name]) for name, table in tables.items()}
+    return {"rows": ROWS, "about": _about(video, drawn), "tables": csv}
+
+
+def _drawn(out: Path, video: str) -> pd.DataFrame:
+    """DRAWN of a video; empty where it was not exported here."""
+    path = drawn_file(out, video)
+    if path.exists():
+        return read_table(path, DRAWN)
+    return pd.DataFrame({name: [] for name in DRAWN}).astype(DRAWN)
+
+
+def _about(video: VideoResult, drawn: pd.DataFrame) -> dict[str, Any]:
+    """What run.json holds of a video."""
+    looks = worth_a_look(drawn, video.given)
+    return {
         "frames": len(video.frame_names),
         "size": list(video.frames.size),
+        "fps": video.frames.fps or FPS,
         "objects": list(video.objects),
         **({"names": {str(i): name for i, name in video.names.items()}} if video.names else {}),
         "given": sorted(video.given),
+        "given_names": [video.frame_names[n] for n in sorted(video.given)],
+        **({"asked": dict(video.asked)} if video.asked else {}),
         "frame_names": [video.frame_names[n] for n in pictured(len(video.frame_names))],
+        "look": [asdict(look) | {"name": video.frame_names[look.frame]} for look in looks],
         "keys": dict(video.keys),
         "seconds": dict(video.seconds),
     }
-    csv = {name: _csv(table, COLUMNS[name]) for name, table in tables.items()}
-    return {"about": about, "tables": csv}
 
 
 def _csv(table: pd.DataFrame, columns: Mapping[str, str]) -> str:
@@ -182,7 +256,9 @@ def _files(known: Mapping[str, Mapping[str, Any]], run: Run) -> dict[str, str]:
         for name, columns in COLUMNS.items()
     }
     frames = read_table(io.StringIO(joined["frames"]), FRAMES)
-    files = {f"scores/{name}.csv": joined[name] for name in ("starts", "templates")}
+    files = {f"scores/{name}.csv": joined[name] for name in ("starts", "templates", "masks")}
+    if any(rows["tables"]["changes"] for rows in known.values()):
+        files["scores/changes.csv"] = joined["changes"]
     if len(frames):
         table = read_table(io.StringIO(joined["iterations"]), ITERATIONS)
         table = table.sort_values(["iteration", "video"], ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cache.reader import Reader
 from cache.store import Store
 from cache.writer import Writer
 from stages.readers import Boxes, Features, Flow, Proposals
+from stages.repeats import Carried
 from stages.scores import Scores, StartCounts
 from stages.types import Drawn, Linking, Matches, Offers, Rows, StartingPoint, Tracklet
 
@@ -207,16 +209,21 @@ class StartMemo:
         """Keys that pruning must know."""
         return self._memo.reached
 
-    def get(self, start: StartingPoint) -> Tracklet | None:
-        found = self._memo.get(start.frame, start.object_id, start.box, start.mask)
-        if found is None:
-            return None
-        return Tracklet(start, 0, int(found["first"][0]), found["boxes"], found["masks"])
+    def get(self, start: StartingPoint) -> Carried | None:
+        parts = [
+            Carried(
+                Tracklet(start, 0, int(found["first"][0]), found["boxes"], found["masks"]),
+                (bool(found["ended"][0]), bool(found["ended"][1])),
+            )
+            for found in self._memo.get(start.frame, start.object_id, start.box, start.mask)
+        ]
+        return reduce(Carried.joined, parts) if parts else None
 
-    def put(self, tracklet: Tracklet) -> None:
+    def put(self, carried: Carried) -> None:
+        start, tracklet = carried.tracklet.start, carried.tracklet
         arrays = {"first": tracklet.first, "boxes": tracklet.boxes, "masks": tracklet.masks}
-        start = tracklet.start
-        self._memo.put(start.frame, start.object_id, start.box, start.mask, arrays)
+        found = {**arrays, "ended": carried.ended}
+        self._memo.put(start.frame, start.object_id, start.box, start.mask, found)
 
 
 def rows(reader: Reader, name: str) -> Iterator[npt.NDArray[Any]]:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from stages.scores import Scores
     from stages.types import IndexMask, Matches, Offers, StartingPoint, Tracklet
 
+HOW_FAR = ("skip_iou", "repeats")
+"""settings of tracklets that say which are kept and up to where, not what they are"""
+
 
 class Job:
     """One task under way; closes what it opened at the end of a `with` block."""
@@ -283,7 +286,7 @@ class Job:
             "first_masks": self.made.first_masks,
             "weights": mine["weights"],
             "settings": {
-                name: value for name, value in mine["settings"].items() if name != "skip_iou"
+                name: value for name, value in mine["settings"].items() if name not in HOW_FAR
             },
         }
         memo = artifacts.StartMemo(self.store, self.recipe.dataset, self.video, content)

@@ -31,17 +31,20 @@ def video_result(job: Job) -> VideoResult:
         keys=keys_of(job.needed),
         given=frozenset(given),
         names=source.objects,
+        confidence=tubes["confidence"][:],
     )
 
 
 def scored(job: Job) -> VideoResult:
-    """A video's result with its scores, starting points and times."""
+    """A video's result with its scores, starting points and times; without masks."""
     made = [spec for spec in job.needed.values() if spec.given == job.given]
     scored_in = [spec.iteration for spec in made if spec.stage == "scores"]
     last = [spec.iteration for spec in made if spec.stage == "tubes"]
     matches = [job.matches(k) for k in last]
     return replace(
         video_result(job),
+        # HDF5 objects that outlive their file cost time at the closing of every later one.
+        masks=(),
         iterations=_iterations(job, scored_in),
         starts=_starts(job, matches) if matches else (),
         seconds=_seconds(job),

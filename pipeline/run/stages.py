@@ -53,7 +53,7 @@ class Stage(Step):
         return f"{self.video} {self.label}"
 
     def requires(self) -> dict[str, luigi.Task]:
-        spec = chain.planned(cache_root(), self.run_digest, self.video)[self.label]
+        spec = planned(self.run_digest, self.video)[self.label]
         return stage_tasks(self.run_digest, self.video, spec.reads)
 
     def output(self) -> Target:
@@ -223,6 +223,7 @@ class Matches(Stage):
                 networks=networks,
                 settings=settings.matches,
                 skip_iou=settings.tracklets.skip_iou,
+                cuts=settings.tracklets.cuts,
                 masks=masks,
                 vectors=vectors,
             )
@@ -320,9 +321,14 @@ class Scores(Stage):
             put_scores(out, scores, counts, digest)
 
 
+def planned(run_digest: str, video: str) -> Mapping[str, chain.Spec]:
+    """Every artifact that a video may need, by label."""
+    return chain.planned(cache_root(), run_digest, video)
+
+
 def stage_tasks(run_digest: str, video: str, labels: tuple[str, ...]) -> dict[str, luigi.Task]:
     """The tasks that make some of a video's artifacts, by label."""
-    plan = chain.planned(cache_root(), run_digest, video)
+    plan = planned(run_digest, video)
     return {
         name: STAGES[plan[name].stage](
             video=video,
@@ -338,8 +344,8 @@ def stage_tasks(run_digest: str, video: str, labels: tuple[str, ...]) -> dict[st
 def possible(run_digest: str, video: str) -> list[dict[str, chain.Spec]]:
     """pipeline.plan.settled.possible() by the recipe's short digest."""
     root = cache_root()
-    plan, dataset = chain.planned(root, run_digest, video), read(root, run_digest).dataset
-    return settled.possible(Store(root), dataset, video, plan)
+    dataset = read(root, run_digest).dataset
+    return settled.possible(Store(root), dataset, video, planned(run_digest, video))
 
 
 def deciding(run_digest: str, video: str) -> dict[str, luigi.Task]:
