@@ -16,7 +16,7 @@ import numpy.typing as npt
 from cache import keys
 from cache.files import BAD, DamagedArtifact, MissingArtifact, trouble
 from cache.schemas import Schema
-from cache.writer import LARGEST_CHUNK, contents, is_text
+from cache.writer import LARGEST_CHUNK, contents, datasets, is_text
 
 CHUNK_CACHE = 2 * LARGEST_CHUNK
 """bytes a dataset may keep decompressed: frames that share a chunk are unpacked once"""
@@ -84,8 +84,8 @@ class Reader:
         self.host: str = attributes["host"].decode()
         self.device: str = attributes["device"].decode()
         self.wall_seconds = float(attributes["wall_seconds"])
-        schema.check(contents(self._file))
-        self._datasets = {name: self._file[name] for name in self._file}
+        self._datasets = datasets(self._file)
+        schema.check(contents(self._datasets))
 
     def __getitem__(self, name: str) -> Column:
         return Column(self, self._datasets[name])

@@ -170,7 +170,7 @@ class Writer:
         with reporting(self._path):
             for growing in self._growing.values():
                 growing.flush()
-            self._schema.check(contents(self._file))
+            self._schema.check(contents(datasets(self._file)))
             for name, value in attributes.items():
                 self._file.attrs[name] = _fixed(value) if isinstance(value, str) else value
             self._settle()
@@ -235,10 +235,14 @@ class Writer:
             raise self._error
 
 
-def contents(file: h5py.File) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """dtype (as schemas name it) and shape of every dataset of an open file."""
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    """Every dataset of an open file by name."""
     # Not file.items(), which gives None for what cannot be opened.
-    items = {name: file[name] for name in file}
+    return {name: file[name] for name in file}
+
+
+def contents(items: Mapping[str, h5py.Dataset]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype (as schemas name it) and shape of datasets."""
     return {
         name: ("utf8" if is_text(item.dtype) else str(item.dtype), item.shape)
         for name, item in items.items()

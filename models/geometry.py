@@ -3,7 +3,7 @@
 Pixel centres lie at integer + 0.5. A box is (x0, y0, x1, y1) in px; a box map of side
 s has its cell (r, c) centred at x0 + (c + 0.5) (x1 - x0) / s, y0 + (r + 0.5) (y1 - y0) / s.
 N objects share B frames; `index` (N,) says which frame each object reads. The RoIs of Re-MP
-reach beyond the frame, where its mirror image lies.
+reach beyond the frame, next to which its mirror image lies.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from torchvision.ops import roi_align as torchvision_roi_align
 
 SEARCH_CELLS = 128
 SEARCH_REACH = 48.0
+MIRRORED = 48.0
+"""px that the mirror image reaches beyond the frame"""
 
 
 def roi_box(tight: Tensor, margin: float) -> Tensor:
@@ -39,9 +41,10 @@ def roi_align(features: Tensor, boxes: Tensor, size: int, stride: int, index: Te
 def mirrored_roi_align(
     features: Tensor, boxes: Tensor, size: int, stride: int, index: Tensor
 ) -> Tensor:
-    """roi_align(), but what lies beyond the frame is the frame's mirror image.
+    """roi_align(), but next to the frame lies its mirror image, and zeros further out.
 
-    Zeros would look like an edge, at which the mask of an object that the frame cuts would end.
+    Zeros at once would look like an edge, at which the mask of an object that the frame cuts
+    would end. None at all would hide from the network where the frame ends.
     """
     height, width = features.shape[-2:]
     last = boxes.new_tensor([width - 1, height - 1]).clamp(min=1)
@@ -50,7 +53,9 @@ def mirrored_roi_align(
     samples = F.grid_sample(
         _of(features, index), points.to(features), padding_mode="reflection", align_corners=True
     )
-    return F.avg_pool2d(samples, 2)
+    frame, places = boxes.new_tensor([width, height]) * stride, centres(boxes, size)
+    near = ((places > -MIRRORED) & (places < frame + MIRRORED)).all(-1)
+    return F.avg_pool2d(samples, 2) * near[:, None]
 
 
 def roi_weights(

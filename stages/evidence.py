@@ -25,7 +25,7 @@ from stages.boxmask import all_ids, cut, object_ids, tight
 from stages.seen import BoxMemo, seen
 from stages.types import Box, BoxReader, FeatureReader, IndexMask
 
-VERSION = 3
+VERSION = 5
 
 SHORTLIST = 5
 """boxes of an object and frame that are given a mask; the others have no evidence"""

@@ -174,10 +174,10 @@ class TrackletsSettings(Checked):
         choices=("search", "left"),
         later=True,
     )
-    repeats: int = setting(
+    overlap: int = setting(
         3,
-        "frames in a row in which a retrieved starting point repeats accepted tracklets, after "
-        "which it is propagated no farther (stages/repeats.py); 0: any number, as in the paper",
+        "frames that a retrieved starting point is propagated beyond the gap that it could fill "
+        "(stages/gaps.py); 0: to its end, as in the paper",
         low=0,
         high=1_000_000_000,
         later=True,

@@ -4,7 +4,7 @@ Starting points are propagated in waves, forward and then backward, all members 
 advancing together so that each frame is read once. What is accepted, and every byte of
 it, is the same for every wave size and memo: what a starting point becomes, carried on and on, is a
 function of it alone; acceptance follows the order of the starting points; and a tracklet ends
-where it only repeats what was accepted before it, so a wave carries it as far or farther.
+where it has left the gap in what was accepted before it, so a wave carries it as far or farther.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from models.memory import Memory
 from models.networks import Networks, State
 from stages import relocate
 from stages.cuts import cuts
-from stages.repeats import Carried, Repeats
+from stages.gaps import Carried, Gap
 from stages.settings import TrackletsSettings
 from stages.starts import covered, extent, settled
 from stages.types import (
@@ -35,7 +35,7 @@ from stages.types import (
     Tracklet,
 )
 
-VERSION = 8
+VERSION = 10
 
 WAVE = {"cpu": 1, "cuda": 8}
 """retrieved starting points propagated together; enters no key, since no result depends on it"""
@@ -93,18 +93,17 @@ class Propagation:
         """(H, W) px; reads features."""
         return extent(self.features)
 
-    def only(self, start: StartingPoint, accepted: Sequence[Tracklet]) -> Repeats:
-        """Whether a starting point, carried one way, only repeats; a given one repeats nothing."""
-        settings = self.settings
-        known = [] if start.given or not settings.repeats else accepted
+    def gap(self, start: StartingPoint, accepted: Sequence[Tracklet]) -> Gap:
+        """The gap that a starting point could fill; a given one has no end of it."""
+        overlap = self.settings.overlap
+        known = [] if start.given or not overlap else accepted
         own = [t for t in known if t.start.object_id == start.object_id]
         others = [t for t in known if t.start.object_id != start.object_id]
-        size = self.size if known else (0, 0)
-        return Repeats(own, others, settings.skip_iou, settings.repeats, size)
+        return Gap(own, others, overlap, self.size if known else (0, 0))
 
     def until(self, carried: Carried, accepted: Sequence[Tracklet]) -> Tracklet | None:
         """What of a starting point is accepted; None if it was not carried so far."""
-        return carried.until(lambda: self.only(carried.tracklet.start, accepted))
+        return carried.until(lambda: self.gap(carried.tracklet.start, accepted))
 
 
 def tracklets(
@@ -121,7 +120,7 @@ def tracklets(
 
     starts: in propagation order. A starting point that an accepted tracklet of its object
     covers is skipped, and so is one of a settled object; a given one never. A retrieved one ends
-    where it only repeats what was accepted before it (stages.repeats). wave: retrieved starting
+    where it has left the gap in what was accepted before it (stages.gaps). wave: retrieved starting
     points propagated together. What the memo knows is not propagated again.
     """
     kept = list(accepted)
@@ -160,7 +159,7 @@ def _grow(
     known: Known,
     memo: TrackletMemo | None,
 ) -> list[Carried]:
-    """Every member carried to where it repeats what was accepted, by the memo or propagation."""
+    """Every member carried until it has left its gap, by the memo or propagation."""
     if memo is None:
         return _propagate(propagation, members, accepted, known)
     found = [memo.get(start) for start in members]
@@ -180,7 +179,7 @@ def _grow(
 class Way:
     """What a starting point became in one direction."""
 
-    only: Repeats
+    gap: Gap
     frames: list[tuple[Box, Probability]] = field(default_factory=list)
     ended: bool = False
     """by itself, or with the video"""
@@ -246,7 +245,7 @@ def _propagate(
 
     def way(start: StartingPoint) -> Way:
         faint = not (start.mask > 127).any()
-        return Way(propagation.only(start, accepted), ended=faint)
+        return Way(propagation.gap(start, accepted), ended=faint)
 
     trails = [Trail(start, way(start), way(start)) for start in starts]
     moving = [trail for trail in trails if not trail.forward.ended]
@@ -335,6 +334,6 @@ def _record(
         mine.ended = not lives[n]
         if lives[n]:
             mine.frames.append((box, mask))
-            if not mine.only(j, box, mask):
+            if not mine.gap.left(j, box, mask):
                 going.append(n)
     return going

@@ -154,29 +154,27 @@ def accept(
         mine = [t for t in kept if t.start.given and t.start.object_id == start.object_id]
         settled = all(any(t.covers(j) for t in mine) for j in range(frames))
         if start.given or not (settled or is_covered(start, kept, limit, size)):
-            kept.append(shortened(grow(start), kept, limit, size))
+            kept.append(shortened(grow(start), kept, size))
     return kept
 
 
-def shortened(tracklet: Any, kept: Sequence[Any], limit: float, size: tuple[int, int]) -> Any:
-    """A retrieved tracklet without what follows three frames that are known, either way."""
+def shortened(tracklet: Any, kept: Sequence[Any], size: tuple[int, int]) -> Any:
+    """A retrieved tracklet without what follows three frames that are held already, either way."""
     start = tracklet.start
 
-    def known(j: int) -> tuple[bool, bool]:
+    def held(j: int) -> bool:
+        there = [t for t in kept if t.covers(j)]
         mine = mask_of(tracklet, j, size)
-        own = other = False
-        for t in kept:
-            if t.covers(j):
-                value = overlap(mine, mask_of(t, j, size))
-                same = t.start.object_id == start.object_id
-                own, other = own or (same and value > limit), other or (not same and value > 0.5)
-        return own, other
+        return any(
+            t.start.object_id == start.object_id or overlap(mine, mask_of(t, j, size)) > 0.5
+            for t in there
+        )
 
     def last(frames: Sequence[int]) -> int:
-        runs = [0, 0]
+        run = 0
         for j in frames:
-            runs = [run + 1 if yes else 0 for run, yes in zip(runs, known(j), strict=True)]
-            if max(runs) == 3:
+            run = run + 1 if held(j) else 0
+            if run == 3:
                 return j
         return frames[-1] if frames else start.frame
 

@@ -249,7 +249,7 @@ def test_what_flow_reads_beyond_the_frame_is_its_border() -> None:
     torch.testing.assert_close(warped, torch.ones_like(warped))
 
 
-def test_rois_read_the_mirror_image_beyond_the_frame() -> None:
+def test_rois_read_the_mirror_image_next_to_the_frame_and_zeros_further_out() -> None:
     f = torch.rand(2, 3, 9, 12)
     index = torch.tensor([1, 0])
     inside = torch.tensor([[20.0, 12.0, 52.0, 44.0], [30.0, 8.0, 70.0, 40.0]])
@@ -257,13 +257,14 @@ def test_rois_read_the_mirror_image_beyond_the_frame() -> None:
         geometry.mirrored_roi_align(f, inside, 4, 8, index),
         geometry.roi_align(f, inside, 4, 8, index),
     )
+    # 7 cells of 16 px, the first four beyond the frame, the first of them by more than 48 px
+    box = torch.tensor([[-64.0, 8.0, 48.0, 64.0]])
+    got = geometry.mirrored_roi_align(f, box, 7, 8, index[:1])
+    assert (got[..., :1] == 0).all() and (got[..., 1:] > 0).all()
     # the mirror stands on the middle of the outermost features, at 4 px
-    mirror = torch.tensor([8.0, 0.0, 8.0, 0.0])
-    beyond = mirror - inside[:, [2, 1, 0, 3]] * torch.tensor([1.0, -1.0, 1.0, -1.0])
-    torch.testing.assert_close(
-        geometry.mirrored_roi_align(f, beyond, 4, 8, index),
-        geometry.roi_align(f, inside, 4, 8, index).flip(3),
-    )
+    mirrored = geometry.roi_align(f, torch.tensor([[8.0, 8, 56, 64]]), 1, 8, index[:1])
+    box = torch.tensor([[-48.0, 8.0, 0.0, 64.0]])
+    torch.testing.assert_close(geometry.mirrored_roi_align(f, box, 1, 8, index[:1]), mirrored)
 
 
 def test_locate_follows_a_moved_square() -> None:

@@ -34,7 +34,7 @@ def test_the_papers_settings() -> None:
     assert (PAPER.matches.rho_reid, PAPER.matches.starts) == (0.7, "all")
     assert [list(PAPER.matches.offering(k)) for k in (1, 2, 4)] == [[], [1], [1, 2, 3]]
     assert PAPER.tubes.rival == PAPER.tubes.contradiction
-    assert PAPER.tracklets.repeats == 0
+    assert PAPER.tracklets.overlap == 0
     assert PAPER.frames.height == 0
     assert PAPER.iterations == find("run.max_iterations").metadata["high"]
 

@@ -225,38 +225,43 @@ def test_what_an_earlier_run_carried_how_far_does_not_change_a_byte(
         assert same(one, after)
 
 
-def test_a_retrieved_tracklet_ends_three_frames_into_what_is_known() -> None:
-    c, chosen = clip(), TrackletsSettings(abort_ratio=0, abort_area=0, skip_iou=0.7)
+def test_a_retrieved_tracklet_ends_three_frames_beyond_its_gap() -> None:
+    c, chosen = clip(), TrackletsSettings(abort_ratio=0, abort_area=0)
     propagation = Propagation(c.features, c.flow, c.networks, chosen)
     start = c.start(2, 1)
     (whole,) = propagate(propagation, [start], [])
     assert (whole.first, whole.last) == (0, FRAMES - 1)
 
-    def known(first: int, last: int, object_id: int) -> Tracklet:
+    def known(first: int, last: int, object_id: int, moved: float = 0) -> Tracklet:
         rows = slice(first, last + 1)
         origin = replace(start, object_id=object_id, frame=first)
-        return replace(
-            whole, start=origin, first=first, boxes=whole.boxes[rows], masks=whole.masks[rows]
-        )
+        boxes = whole.boxes[rows] + np.float32(moved)
+        return replace(whole, start=origin, first=first, boxes=boxes, masks=whole.masks[rows])
 
     def ends(*accepted: Tracklet) -> tuple[int, int]:
         found = run([start], accepted=accepted, iteration=2, chosen=chosen)[-1]
-        full = run(
-            [start], accepted=accepted, iteration=2, chosen=replace(chosen, repeats=0), wave=1
-        )
-        assert same(replace(full[-1], iteration=0), whole)
+        to_its_end = replace(chosen, overlap=0)
+        full = run([start], accepted=accepted, iteration=2, chosen=to_its_end, wave=1)[-1]
+        assert same(replace(full, iteration=0), whole)
         rows = slice(found.first, found.last + 1)
         np.testing.assert_array_equal(found.masks, whole.masks[rows])
         np.testing.assert_array_equal(found.boxes, whole.boxes[rows])
         return found.first, found.last
 
-    assert ends(known(3, 6, 1)) == (0, 5)
-    assert ends(known(3, 6, 3)) == (0, 5)
+    end = FRAMES - 1
+    # its own object holds the frames: the same or not
+    assert ends(known(3, 6, 1)) == (0, 5) == ends(known(3, 6, 1, moved=30))
     assert ends(known(3, 4, 1), known(5, 5, 1)) == (0, 5)
-    # two frames of either are not three of one
-    assert ends(known(3, 4, 1)) == (0, FRAMES - 1)
-    assert ends(known(3, 4, 1), known(5, 6, 3)) == (0, FRAMES - 1)
-    assert ends(known(3, 4, 1), known(6, 6, 1)) == (0, FRAMES - 1)
+    # another object has its mask, or only the frames
+    assert ends(known(3, 6, 3)) == (0, 5)
+    assert ends(known(3, 6, 3, moved=30)) == (0, end)
+    assert ends(known(3, 4, 1), known(5, 6, 3)) == (0, 5)
+    # two frames are not three, nor with another between them
+    assert ends(known(3, 4, 1)) == ends(known(3, 4, 1), known(6, 6, 1)) == (0, end)
+    # backward
+    late = c.start(4, 1)
+    before = replace(known(0, 3, 1), start=replace(start, frame=0))
+    assert run([late], accepted=(before,), iteration=2, chosen=chosen)[-1].first == 1
 
 
 def test_a_tracklet_is_carried_on_for_who_needs_more() -> None:

@@ -28,7 +28,7 @@ PRINTED: Mapping[str, Any] = {
     "tracklets.cuts": 0.0,
     "tracklets.lost": "left",
     # every starting point is propagated until it ends (section 3.2)
-    "tracklets.repeats": 0,
+    "tracklets.overlap": 0,
     # one threshold of contradiction, for tubes of the own object and of others (section 3.2)
     "tubes.rival": 0.5,
     # no post-processing (section 4.2)

@@ -14,8 +14,8 @@ from cache.keys import Content
 from cache.reader import Reader
 from cache.store import Store
 from cache.writer import Writer
+from stages.gaps import Carried
 from stages.readers import Boxes, Features, Flow, Proposals
-from stages.repeats import Carried
 from stages.scores import Scores, StartCounts
 from stages.types import Drawn, Linking, Matches, Offers, Rows, StartingPoint, Tracklet
 

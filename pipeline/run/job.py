@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from stages.scores import Scores
     from stages.types import IndexMask, Matches, Offers, StartingPoint, Tracklet
 
-HOW_FAR = ("skip_iou", "repeats")
+HOW_FAR = ("skip_iou", "overlap")
 """settings of tracklets that say which are kept and up to where, not what they are"""
 
 

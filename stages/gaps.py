@@ -1,8 +1,8 @@
-"""Where a propagation says only what is known already (section 3.2 skips such starting points)."""
+"""Where a starting point has left the gap that it could fill, so that it is carried no farther."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,36 +15,30 @@ RIVAL = 0.5
 
 
 @dataclass
-class Repeats:
-    """Whether a retrieved starting point, carried one way, only repeats accepted tracklets.
+class Gap:
+    """Whether a retrieved starting point, carried one way, has left the gap that it could fill.
 
-    Called with its mask in one frame after the other. It does once the mask has been, for
-    `running` frames in a row, that of an accepted tracklet of its object (IoU over `alike`, as in
-    the skip rule), or that of another object's. Of more accepted tracklets it is true no later.
+    Called with its mask in one frame after the other. It has once, for `overlap` frames in a row,
+    an accepted tracklet of its object held the frame, or one of another object the mask. Linking
+    compares it with its object's tube in these frames, and gives the frames to that tube. Of more
+    accepted tracklets it is true no later.
     """
 
     own: Sequence[Tracklet]
     others: Sequence[Tracklet]
-    alike: float
-    running: int
+    overlap: int
     size: tuple[int, int]
     """(H, W) px"""
-    repeated: int = 0
-    astray: int = 0
+    running: int = 0
 
-    def __call__(self, j: int, box: Box, mask: Probability) -> bool:
-        self.repeated = self.repeated + 1 if self._in(self.own, self.alike, j, box, mask) else 0
-        self.astray = self.astray + 1 if self._in(self.others, RIVAL, j, box, mask) else 0
-        return 0 < self.running <= max(self.repeated, self.astray)
-
-    def _in(
-        self, known: Iterable[Tracklet], least: float, j: int, box: Box, mask: Probability
-    ) -> bool:
-        return any(
-            iou(box, mask, t.boxes[j - t.first], t.masks[j - t.first], self.size) > least
-            for t in known
+    def left(self, j: int, box: Box, mask: Probability) -> bool:
+        held = any(t.covers(j) for t in self.own) or any(
+            iou(box, mask, t.boxes[j - t.first], t.masks[j - t.first], self.size) > RIVAL
+            for t in self.others
             if t.covers(j)
         )
+        self.running = self.running + 1 if held else 0
+        return 0 < self.overlap <= self.running
 
 
 @dataclass(frozen=True)
@@ -68,16 +62,16 @@ class Carried:
         )
         return Carried(tracklet, (back.ended[0], on.ended[1]))
 
-    def until(self, only: Callable[[], Repeats]) -> Tracklet | None:
-        """The part before it only repeats what is known; None if it was not carried so far.
+    def until(self, gap: Callable[[], Gap]) -> Tracklet | None:
+        """The part up to where it has left its gap; None if it was not carried so far.
 
-        only: a new one for each direction.
+        gap: a new one for each direction.
         """
         t, middle = self.tracklet, self.tracklet.start.frame - self.tracklet.first
         reached = [0, len(t.masks) - 1]
         for way, step in enumerate((-1, 1)):
-            rows, repeated = range(middle + step, reached[way] + step, step), only()
-            row = next((n for n in rows if repeated(t.first + n, t.boxes[n], t.masks[n])), None)
+            rows, way_out = range(middle + step, reached[way] + step, step), gap()
+            row = next((n for n in rows if way_out.left(t.first + n, t.boxes[n], t.masks[n])), None)
             if row is None and not self.ended[way]:
                 return None
             reached[way] = reached[way] if row is None else row
