@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from stages.types import Image
 
@@ -52,6 +53,8 @@ class Decoder:
         best.thread_type = "AUTO"
         self._stream, self._frames = best, self._decoded()
         self._frame: av.VideoFrame | None = None
+        # One for all frames and in this thread: by default each frame starts threads of its own.
+        self._converter = VideoReformatter()
         self.stored = best.height, best.width
         """(H, W) px before it is turned as the file says"""
         rate = best.average_rate or best.guessed_rate
@@ -85,7 +88,9 @@ class Decoder:
         """The frame that was grabbed last, as viewers show it: (H, W, 3) uint8 RGB."""
         assert self._frame is not None
         # Through BGR, whose conversion FFmpeg has in more exact form than that to RGB.
-        bgr = self._frame.to_ndarray(format="bgr24", interpolation="BICUBIC")
+        convert = self._converter.reformat
+        converted = convert(self._frame, format="bgr24", interpolation="BICUBIC", threads=1)
+        bgr = converted.to_ndarray()
         if self.degrees in QUARTERS:
             bgr = cv2.rotate(bgr, QUARTERS[self.degrees])
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)

@@ -719,8 +719,10 @@ def index_values(image: Pillow.Image, where: str, *, wide: bool = False) -> Inde
     if pixels.ndim == 3:
         pixels = _grey(pixels, where)
     highest = pixels.max(initial=0)
-    if highest > WIDE_VOID or pixels.min(initial=0) < 0 or pixels.dtype.kind == "f":
-        raise BadInput(f"{where} has values of more than 16 bits; save it with 8 or 16 bits")
+    if highest > (VOID if pixels.dtype.kind == "f" else WIDE_VOID):
+        raise BadInput(f"{where} has values up to {highest}; save it with 8 or 16 bits")
+    if pixels.min(initial=0) < 0:
+        raise BadInput(f"{where} has values down to {pixels.min()}; object numbers begin at 0")
     deep = highest > VOID or (wide and pixels.dtype != np.uint8)
     return _numbers(pixels.astype(np.uint16 if deep else np.uint8, copy=False), where)
 

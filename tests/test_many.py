@@ -73,7 +73,10 @@ def test_soft_edges_in_16_bits_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="between 0 and 65535: its edges are antialiased"):
         read(save(tmp_path / "m.png", ramp // 257 * 257))
     Image.fromarray(many().astype(np.int32) * 1000).save(tmp_path / "m.tif")
-    with pytest.raises(BadInput, match="more than 16 bits"):
+    with pytest.raises(BadInput, match="values up to 300000; save it with 8 or 16 bits"):
+        read(tmp_path / "m.tif")
+    Image.fromarray(-many().astype(np.int32)).save(tmp_path / "m.tif")
+    with pytest.raises(BadInput, match="values down to -300; object numbers begin at 0"):
         read(tmp_path / "m.tif")
 
 
