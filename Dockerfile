@@ -1,5 +1,5 @@
 # For a CPU:  docker build -t dyenet .
-# For a GPU:  docker build -t dyenet --build-arg TORCH_INDEX=https://pypi.org/simple .
+# For a GPU:  docker build -t dyenet --build-arg TORCH_FROM= .
 # docs/cluster.md, In a container, has how it is run.
 FROM python:3.12-slim
 
@@ -9,8 +9,8 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 # PyTorch's wheels hold the CUDA libraries; the host has the driver.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir torch torchvision --index-url "$TORCH_INDEX"
+ARG TORCH_FROM="--index-url https://download.pytorch.org/whl/cpu"
+RUN pip install --no-cache-dir torch torchvision $TORCH_FROM
 
 COPY . /source
 RUN pip install --no-cache-dir "/source[parquet]" && rm -rf /source
