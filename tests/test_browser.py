@@ -164,7 +164,8 @@ def test_page_asks_for_nothing_and_has_no_error(
     film = (pages[page].parent / "overlays/walk.mp4").as_uri()
     assert set(browser.requests()) == {pages[page].as_uri()} | ({film} if page == "clip" else set())
     assert browser.driver.get_log("browser") == []
-    shown = browser.script("return [...document.images].map((i) => i.decode && i.naturalWidth)")
+    browser.wait("return [...document.images].every((image) => image.complete)")
+    shown = browser.script("return [...document.images].map((image) => image.naturalWidth)")
     assert all(shown), "a picture does not show"
     browser.shot(f"{page}-desktop")
 
