@@ -120,17 +120,15 @@ def prune(
 ) -> list[Prunable]:
     """What may go; it goes only with delete=True.
 
-    That is: what no kept run reached, orphaned temporary files, damaged files, the
-    records of runs not kept and, while no other process works, what DERIVED names, once it is older
-    than GRACE_S; then, while
-    more than max_bytes would stay, files that runs did reach: the least recently used first, of
-    one run features and flow first. Nothing younger than min_age_s goes. While other processes
-    work on runs (cache.holds), nothing goes that those runs reach, nor what is younger than the
-    oldest of the processes: it may be about to use it. stages: only their files (and only they
-    count for max_bytes). keep_runs: only the newest so many runs count, and those that are
-    worked on; None: all. Raises CacheError for an unknown stage and if a record is damaged (what
-    it reached would be lost), which is then set
-    aside.
+    That is: what no kept run reached, orphaned temporary files, damaged files, the records of
+    runs not kept and, while no other process works, what DERIVED names, once it is older than
+    GRACE_S; then, while more than max_bytes would stay, files that runs did reach: the least
+    recently used first, of one run features and flow first. Nothing younger than min_age_s goes.
+    While other processes work on runs (cache.holds), nothing goes that those runs reach, nor what
+    is younger than the oldest of the processes: it may be about to use it. stages: only their
+    files (and only they count for max_bytes). keep_runs: only the newest so many runs count, and
+    those that are worked on; None: all. Raises CacheError for an unknown stage and if a record is
+    damaged (what it reached would be lost), which is then set aside.
     """
     if unknown := set(stages or ()) - set(SCHEMAS):
         raise CacheError(
